@@ -1,0 +1,5 @@
+"""``python -m openmm_backmap.cli`` is ``backmap-openmm``."""
+
+from openmm_backmap.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""Progress on stderr: one tqdm bar a stage."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+class Bars:
+    """A callable ``(stage, done, total)`` that shows a bar for the stage under way; silent when ``quiet``.
+
+    Use it as a context manager, so that the last bar is taken down whatever happens.
+    """
+
+    def __init__(self, quiet: bool = False):
+        self._quiet, self._stage, self._bar = quiet, None, None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._quiet or total <= 1:  # a bar of one step tells nothing
+            return
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False, dynamic_ncols=True)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._stage = self._bar = None
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -1,0 +1,141 @@
+"""The main job: ``backmap-openmm cg.pdb -o aa.pdb``."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from openmm_backmap.backmapper import Backmapped, Backmapper
+from openmm_backmap.chemistry import create_system
+from openmm_backmap.cli.outputs import Outputs, check_ending
+from openmm_backmap.cli.progress import Bars
+from openmm_backmap.cli.summary import summary
+from openmm_backmap.io.readers import open_cg
+
+ALSO = ("top", "system", "state", "report", "picture")
+_PATH = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, short_help="Backmap (the default job).")
+@click.argument("input_file", metavar="INPUT", type=_PATH)
+@click.option("--topology", type=_PATH, help="Structure file that names the beads of a trajectory INPUT.")
+@click.option("-m", "--model", default="sps", show_default=True,
+              help="Shipped model (see 'backmap-openmm models') or path of a model file.")
+@click.option("-o", "--output", type=_PATH, required=True,
+              help="Atoms; the ending chooses the format: .pdb .cif .gro .xtc .dcd ...")
+@click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True,
+              help="Draws for each frame. Of one frame they become the models or frames of the output; of a trajectory, "
+                   "files OUTPUT_1, OUTPUT_2, ...")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 2), help="The same seed gives the same atoms. [default: fresh]")
+@click.option("--refine", type=click.Choice(["none", "minimize", "equilibrate"]), default="equilibrate",
+              show_default=True, help="How far to take the atoms drawn, with the beads held.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True),
+              help="Temperature in K. [default: that of the model's chemistry]")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="First frame, counted from 0.")
+@click.option("--last", type=click.IntRange(0), help="Last frame, included. [default: the last there is]")
+@click.option("--stride", type=click.IntRange(1), default=1, show_default=True, help="Take every STRIDE-th frame.")
+@click.option("--alias", "aliases", multiple=True, metavar="OLD=NEW",
+              help="Read a residue or bead name of INPUT as another, or a file of such lines; may be repeated.")
+@click.option("--no-projection", is_flag=True, help="Do not move the atoms drawn onto their beads exactly.")
+@click.option("--top", type=_PATH, help="Also write a GROMACS topology (.top).")
+@click.option("--system", type=_PATH, help="Also write the OpenMM System (.xml).")
+@click.option("--state", type=_PATH, help="Also write the OpenMM State (.xml) of the first atoms.")
+@click.option("--report", type=_PATH, help="Also write a report (.html) of the first frame.")
+@click.option("--picture", type=_PATH, help="Also write a picture (.png) of the first frame.")
+@click.option("--platform", help="OpenMM platform: CUDA, OpenCL, CPU, Reference. [default: the fastest that works]")
+@click.option("--device", help="Torch device: cuda or cpu. [default: cuda where there is one]")
+@click.option("--overwrite", is_flag=True, help="Replace output files that exist.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more; show tracebacks.")
+def run(**options: Any) -> None:
+    """Backmap INPUT, a coarse-grained structure or trajectory, to atoms.
+
+    \b
+    Examples:
+      backmap-openmm cg.pdb --model sps -o aa.pdb
+      backmap-openmm cg.gro -o aa.gro --top aa.top --report report.html
+      backmap-openmm cg.gro -o four.pdb --samples 4 --seed 1
+      backmap-openmm cg.xtc --topology cg.gro -o aa.xtc --stride 10
+      backmap-openmm cg.pdb -o aa.pdb --alias POL=PS1
+
+    Positions are drawn by the model, moved onto the beads, minimised and equilibrated by OpenMM with the beads
+    restrained. Outputs appear when all is done.
+    """
+    if options["last"] is not None and options["last"] < options["first"]:
+        raise click.BadParameter(f"--last {options['last']} comes before --first {options['first']}")
+    began = time.perf_counter()
+    with Bars(options["quiet"]) as bars, Outputs(options["overwrite"]) as outputs:
+        n_frames, first = _backmap(options, outputs, bars)
+    if not options["quiet"]:
+        click.echo(summary(first, n_frames, time.perf_counter() - began, outputs.paths, options["verbose"]))
+
+
+def _backmap(options: dict[str, Any], outputs: Outputs, bars: Bars) -> tuple[int, Backmapped]:
+    """Do the work; the number of frames and the first of them come back."""
+    source = open_cg(options["input_file"], options["topology"])
+    last = source.n_frames - 1 if options["last"] is None else options["last"]
+    n_frames = len(range(source.n_frames)[options["first"]:last + 1:options["stride"]])
+    many = n_frames > 1
+    structures = _numbered(options["output"], options["samples"]) if many else [options["output"]]
+    check_ending(options["output"])
+    for path in [*structures, *(options[key] for key in ALSO if options[key])]:
+        outputs.add(path)
+    backmapper = Backmapper(options["model"], platform=options["platform"], device=options["device"])
+    frames = backmapper.frames(
+        source, first=options["first"], last=options["last"], stride=options["stride"], n_samples=options["samples"],
+        seed=options["seed"], refine=options["refine"], temperature=options["temperature"],
+        aliases=options["aliases"], project=not options["no_projection"], progress=None if many else bars)
+    first = next(frames)
+    if many:
+        _stream(itertools.chain([first], frames), n_frames, [outputs.part(path) for path in structures], bars)
+    else:
+        first.save(outputs.part(options["output"]), overwrite=True)
+    _write_also(options, outputs, first)
+    return n_frames, first
+
+
+def _numbered(path: Path, n: int) -> list[Path]:
+    return [path] if n == 1 else [path.with_name(f"{path.stem}_{k}{path.suffix}") for k in range(1, n + 1)]
+
+
+def _stream(frames: Iterable[Backmapped], n_frames: int, files: list[Path], bars: Bars) -> None:
+    """One file a sample, one frame at a time."""
+    from openmm_backmap.io.writers import TrajectoryWriter
+
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for done, frame in enumerate(frames):
+            bars("frames", done, n_frames)
+            if not writers:
+                writers = [stack.enter_context(TrajectoryWriter(file, frame.topology)) for file in files]
+            for writer, positions in zip(writers, frame.positions, strict=True):
+                writer.write(positions, frame.box, frame.time_ps)
+        bars("frames", n_frames, n_frames)
+
+
+def _write_also(options: dict[str, Any], outputs: Outputs, first: Backmapped) -> None:
+    """The files that go with the first frame."""
+    from openmm_backmap.io import writers
+
+    if options["top"] or options["system"] or options["state"]:
+        system = create_system(first.target, first.box)
+        if options["top"]:
+            writers.write_gromacs_topology(outputs.part(options["top"]), first.topology, system)
+        if options["system"]:
+            writers.write_system(outputs.part(options["system"]), system)
+        if options["state"]:
+            writers.write_state(outputs.part(options["state"]), first.state(system))
+    if options["report"]:
+        from openmm_backmap.analysis.report import write_report
+
+        write_report(outputs.part(options["report"]), first)
+    if options["picture"]:
+        from openmm_backmap.analysis.report import write_picture
+
+        write_picture(outputs.part(options["picture"]), first)

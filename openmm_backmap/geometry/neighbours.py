@@ -1,0 +1,63 @@
+"""Nearest neighbours under periodic boundaries, any box, cost linear in the number of points."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from openmm_backmap.geometry.periodic import wrap
+
+
+def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` nearest other points within ``cutoff`` of each point.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (n, 3), nm
+        May lie outside the box.
+    box : ndarray, shape (3, 3), nm, or None
+        At least ``cutoff`` across in every direction.
+    cutoff : float, nm
+    k : int
+
+    Returns
+    -------
+    index : ndarray of int, shape (n, k)
+        Sorted by distance; -1 where there are fewer.
+    shift : ndarray, shape (n, k, 3), nm
+        ``positions[index] + shift`` is the image that is near.
+    """
+    positions = np.asarray(positions, dtype=float)
+    n = len(positions)
+    wrapped = wrap(positions, box)
+    images, source = _images(wrapped, box, cutoff)
+    distance, found = cKDTree(images).query(wrapped, k=k + 1, distance_upper_bound=cutoff)
+    # The point itself comes first, except where another lies exactly on it.
+    own = found == np.arange(n)[:, None]
+    order = np.argsort(np.where(own, -1.0, distance), axis=1, kind="stable")[:, 1:]
+    found, distance = np.take_along_axis(found, order, 1), np.take_along_axis(distance, order, 1)
+    there = np.isfinite(distance)
+    found = np.where(there, found, 0)
+    index = np.where(there, source[found], -1)
+    shift = (images[found] - wrapped[:, None]) - (positions[source[found]] - positions[:, None])
+    return index, np.where(there[..., None], shift, 0.0)
+
+
+def _images(wrapped: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """The points, then those periodic images that lie within ``cutoff`` of the box; and whose image each is."""
+    n = len(wrapped)
+    if box is None:
+        return wrapped, np.arange(n)
+    fractional = wrapped @ np.linalg.inv(box)
+    margin = cutoff * np.linalg.norm(np.linalg.inv(box), axis=0)
+    points, source = [wrapped], [np.arange(n)]
+    for cell in itertools.product((-1, 0, 1), repeat=3):
+        if cell == (0, 0, 0):
+            continue
+        moved = fractional + cell
+        near = np.flatnonzero(((moved > -margin) & (moved < 1 + margin)).all(axis=1))
+        points.append(wrapped[near] + np.array(cell) @ box)
+        source.append(near)
+    return np.concatenate(points), np.concatenate(source)

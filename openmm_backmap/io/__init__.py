@@ -1,0 +1,1 @@
+"""Structures, trajectories, topologies and systems: in and out; a file appears whole or not at all."""

@@ -1,0 +1,194 @@
+"""Three-dimensional molecules from their bond graph: ideal local geometry, random torsions, the right hands."""
+
+from __future__ import annotations
+
+import itertools
+
+import networkx as nx
+import numpy as np
+
+from openmm_backmap.chemistry import Target
+from openmm_backmap.geometry.periodic import spanning_order
+
+_TETRAHEDRAL = np.arccos(-1 / 3)
+_ENOUGH_NM = 0.22
+_TRIES = 24
+
+
+def build_coordinates(target: Target, rng: np.random.Generator) -> np.ndarray:
+    """Positions (n_atoms, 3), nm, of every molecule of ``target`` by itself, with random staggered torsions.
+
+    Atoms with four bonds are tetrahedral, with three trigonal; bonds between trigonal atoms are planar, so regular
+    rings close. Torsions that leave room are preferred;
+    what still overlaps is for a minimiser to undo.
+    """
+    from openmm_backmap.chemistry import create_system
+
+    lengths = _bond_lengths(create_system(target, None))
+    grower = _Grower(target, lengths, rng)
+    return grower.build()
+
+
+def _bond_lengths(system) -> dict[tuple[int, int], float]:
+    from openmm import HarmonicBondForce, unit
+
+    nm = unit.nanometer
+    found = {}
+    for k in range(system.getNumConstraints()):
+        i, j, length = system.getConstraintParameters(k)
+        found[i, j] = found[j, i] = length.value_in_unit(nm)
+    for force in system.getForces():
+        if isinstance(force, HarmonicBondForce):
+            for k in range(force.getNumBonds()):
+                i, j, length, _ = force.getBondParameters(k)
+                found[i, j] = found[j, i] = length.value_in_unit(nm)
+    return found
+
+
+class _Grower:
+    """Grows molecules atom by atom along a spanning tree of the bond graph."""
+
+    def __init__(self, target: Target, lengths, rng):
+        self.target, self.lengths, self.rng = target, lengths, rng
+        self.neighbours: list[list[int]] = [[] for _ in range(target.n_atoms)]
+        for i, j in target.bonds.tolist():
+            self.neighbours[i].append(j)
+            self.neighbours[j].append(i)
+        self.order, self.before = spanning_order(target.n_atoms, target.bonds)
+        self.stereo = {row[0]: (row[1:], sign) for row, sign in zip(target.stereo.tolist(), target.stereo_sign)}
+        graph = nx.Graph(target.bonds.tolist())
+        self.rings_of: dict[int, list[set[int]]] = {}
+        for ring in map(set, nx.cycle_basis(graph)):
+            for atom in ring:
+                self.rings_of.setdefault(atom, []).append(ring)
+        self.x = np.full((target.n_atoms, 3), np.nan)
+
+    def build(self) -> np.ndarray:
+        molecule = self.target.molecule_of_atom
+        sequence = self.order[np.argsort(molecule[self.order], kind="stable")]
+        for members in np.split(sequence, np.cumsum(np.bincount(molecule))[:-1]):
+            self._grow(members.tolist())
+        return self.x
+
+    def _grow(self, members: list[int]) -> None:
+        self.x[members[0]] = 0.0
+        placed = np.array(members[:1])
+        for atom in members:
+            children = [n for n in self.neighbours[atom] if np.isnan(self.x[n, 0])]
+            if children:
+                self.x[children] = self._roomiest(atom, children, placed)
+                placed = np.append(placed, children)
+
+    def _roomiest(self, atom: int, children: list[int], placed: np.ndarray) -> np.ndarray:
+        """Positions of ``children``: the first that leave enough room, else those that leave the most."""
+        near = [atom, *self.neighbours[atom], *(n for child in children for n in self.neighbours[child])]
+        placed = np.setdiff1d(placed, near)
+        length = np.array([[self.lengths[atom, c]] for c in children])
+        best, best_gap = None, -1.0
+        for directions in self._directions(atom, len(children)):
+            spots = self.x[atom] + directions * length
+            if not self._closes(atom, children, spots):
+                continue
+            gap = np.linalg.norm(spots[:, None] - self.x[placed], axis=-1).min() if len(placed) else np.inf
+            if gap > best_gap:
+                best, best_gap = spots, gap
+            if gap > _ENOUGH_NM:
+                break
+        return best
+
+    def _closes(self, atom: int, children: list[int], spots: np.ndarray) -> bool:
+        """Whether rings turn inwards, and meet their own atoms at bond length."""
+        parent = self.before[atom]
+        for child, spot in zip(children, spots):
+            if parent >= 0 and self._in_one_ring(atom, parent, child) and not self._cis(atom, parent, child, spot):
+                return False
+            for n in self.neighbours[child]:
+                if (n, child) in self.lengths and not np.isnan(self.x[n, 0]) and abs(
+                        np.linalg.norm(self.x[n] - spot) - self.lengths[n, child]) > 0.02:
+                    return False
+        return True
+
+    def _in_one_ring(self, *atoms: int) -> bool:
+        return any(ring.issuperset(atoms) for ring in self.rings_of.get(atoms[0], ()))
+
+    def _cis(self, atom: int, parent: int, child: int, spot: np.ndarray) -> bool:
+        ahead = [n for n in self.neighbours[parent] if n != atom and self._in_one_ring(atom, parent, n, child)]
+        return all((spot - self.x[atom]) @ (self.x[n] - self.x[parent]) > 0
+                   for n in ahead if not np.isnan(self.x[n, 0]))
+
+    def _directions(self, atom: int, n_children: int):
+        """Arrays (n_children, 3) of unit vectors to try, in random order of torsion and with the right hand."""
+        parent, degree = self.before[atom], len(self.neighbours[atom])
+        if parent < 0:
+            frame, slots = _random_frame(self.rng), _slots(degree)[:n_children]
+            yield from self._handed(atom, [slots @ frame])
+            return
+        towards = _unit(self.x[atom] - self.x[parent])
+        others = [n for n in self.neighbours[parent] if n != atom and not np.isnan(self.x[n, 0])]
+        others.sort(key=lambda n: not self._in_one_ring(atom, parent, n))
+        side = self.x[others[0]] - self.x[parent] if others else self.rng.normal(size=3)
+        frame = _frame(towards, side)
+        slots = _slots(degree)[1:]
+        planar = degree == 3 and len(self.neighbours[parent]) == 3
+        for turn in [0.0] if planar and others else self._turns(degree):
+            yield from self._handed(atom, [self._untaken(atom, _rotate(slots, turn) @ frame)])
+
+    def _untaken(self, atom: int, rows: np.ndarray) -> np.ndarray:
+        """Without the directions in which a ring has already put a neighbour."""
+        for n in self.neighbours[atom]:
+            if n != self.before[atom] and not np.isnan(self.x[n, 0]):
+                rows = np.delete(rows, np.argmax(rows @ (self.x[n] - self.x[atom])), axis=0)
+        return rows
+
+    def _turns(self, degree: int):
+        staggered = np.pi + 2 * np.pi / 3 * self.rng.permutation(3) if degree == 4 else self.rng.uniform(0, 2 * np.pi, 6)
+        for _ in range(_TRIES // len(staggered)):
+            yield from staggered + self.rng.normal(scale=0.25, size=len(staggered))
+
+    def _handed(self, atom: int, directions):
+        for rows in directions:
+            orders = list(itertools.permutations(range(len(rows))))
+            for k in self.rng.permutation(len(orders)):
+                turned = rows[list(orders[k])]
+                if self._right_hand(atom, turned):
+                    yield turned
+
+    def _right_hand(self, atom: int, directions: np.ndarray) -> bool:
+        if atom not in self.stereo:
+            return True
+        neighbours, sign = self.stereo[atom]
+        children = [n for n in self.neighbours[atom] if np.isnan(self.x[n, 0])]
+        a, b, c = (directions[children.index(n)] if n in children else self.x[n] - self.x[atom] for n in neighbours)
+        return np.sign(np.cross(a, b) @ c) == sign
+
+
+def _slots(degree: int) -> np.ndarray:
+    """Unit vectors of the bonds of an atom; the first points back (-z), to the parent."""
+    back = np.array([[0.0, 0.0, -1.0]])
+    n, angle = max(degree - 1, 1), {4: _TETRAHEDRAL, 3: 2 * np.pi / 3}.get(degree, np.pi - 1e-9)
+    phi = 2 * np.pi * np.arange(n) / n
+    tilt = np.pi - angle
+    ring = np.stack([np.sin(tilt) * np.cos(phi), np.sin(tilt) * np.sin(phi), np.full(n, np.cos(tilt))], axis=1)
+    return np.concatenate([back, ring])
+
+
+def _rotate(vectors: np.ndarray, angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return vectors @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+
+
+def _frame(z: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Rows x, y, z: z given, x in the half plane of ``side``."""
+    x = side - (side @ z) * z
+    if np.linalg.norm(x) < 1e-6:
+        x = np.cross(z, np.eye(3)[np.argmin(np.abs(z))])
+    x = _unit(x)
+    return np.array([x, np.cross(z, x), z])
+
+
+def _random_frame(rng) -> np.ndarray:
+    return _frame(_unit(rng.normal(size=3)), rng.normal(size=3))
+
+
+def _unit(v: np.ndarray) -> np.ndarray:
+    return v / np.linalg.norm(v)

@@ -1,0 +1,266 @@
+"""Reference data: an all-atom melt, built from nothing, equilibrated and sampled with OpenMM, resumable.
+
+Chains are grown at random, relaxed one by one with local interactions only (so that their local statistics are those
+of a melt before they meet), set far apart, brought together in small steps that never let rings cross, equilibrated
+at constant pressure and then sampled. Hydrogens are made heavier (3 dalton) so that steps of 4 fs are stable with
+all bonds constrained; positions keep their distribution.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openmm_backmap.chemistry import Chemistry, Target, build_target, create_system, load_chemistry
+from openmm_backmap.errors import InputError
+from openmm_backmap.geometry.periodic import molecules_into_box
+from openmm_backmap.io.writers import write_structure
+from openmm_backmap.reference.builder import build_coordinates
+
+HYDROGEN_MASS = 3.0
+TIMESTEP_PS = 0.004
+FRICTION_PER_PS = 1.0
+_LOCAL_BONDS = 9
+_RELAX_PS = 40.0
+_SCALE, _STEPS_PER_SCALE = 0.985, 50
+
+
+@dataclass(frozen=True)
+class MeltSettings:
+    """One melt.
+
+    Parameters
+    ----------
+    chemistry : str
+        Shipped name or path of a chemistry file.
+    n_chains, n_monomers : int
+    temperature_K : float or None
+        None takes the chemistry's own.
+    pressure_bar : float
+    density_g_cm3 : float
+        Where compression stops and constant pressure takes over.
+    equilibrate_ps, interval_ps : float
+        Equilibration at constant pressure; time between two snapshots.
+    n_snapshots : int
+    seed : int
+    """
+
+    chemistry: str = "sps"
+    n_chains: int = 12
+    n_monomers: int = 10
+    temperature_K: float | None = None
+    pressure_bar: float = 1.0
+    density_g_cm3: float = 0.90
+    equilibrate_ps: float = 200.0
+    interval_ps: float = 10.0
+    n_snapshots: int = 40
+    seed: int = 1
+
+
+def run_melt(settings: MeltSettings, out: Path, platform=None, progress: Callable[[str, int, int], None] | None = None):
+    """Make (or go on making) the snapshots ``out/frame_0001.gro``, ... of one melt.
+
+    Every stage leaves a state file behind; a run that was interrupted starts again after the last one. The settings
+    are kept in ``out/settings.json``, and a run with others is refused.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(settings, out)
+    run = _MeltRun(settings, out, platform, progress or (lambda *_: None))
+    run.relaxed()
+    run.packed()
+    run.equilibrated()
+    run.sample()
+
+
+def _claim(settings: MeltSettings, out: Path) -> None:
+    record = out / "settings.json"
+    wanted = asdict(settings)
+    if record.exists():
+        found = json.loads(record.read_text())
+        if {**found, "n_snapshots": 0} != {**wanted, "n_snapshots": 0}:
+            raise InputError(f"{record} belongs to a run with other settings; use another --out or the same settings")
+    record.write_text(json.dumps(wanted, indent=1))
+
+
+class _MeltRun:
+    """The stages of one melt; each returns at once when its result is on disk."""
+
+    def __init__(self, settings: MeltSettings, out: Path, platform, progress):
+        self.settings, self.out, self.platform, self.progress = settings, out, platform, progress
+        self.chemistry: Chemistry = load_chemistry(settings.chemistry)
+        monomer = next(iter(self.chemistry.monomers))
+        self.target: Target = build_target(self.chemistry, [[monomer] * settings.n_monomers] * settings.n_chains)
+        self.temperature = settings.temperature_K or self.chemistry.temperature_K
+        self.rng = np.random.default_rng(settings.seed)
+
+    def relaxed(self) -> None:
+        """Single chains with interactions along the chain only."""
+        file = self.out / "relaxed.npz"
+        if file.exists():
+            return
+        positions = build_coordinates(self.target, self.rng)
+        simulation = self._simulation(_local_system(self.target), positions)
+        for soft in (0.5, 0.05, 0.0):
+            # Atoms may lie on top of each other; the plain potential has no usable slope there.
+            simulation.context.setParameter("soft", soft)
+            simulation.minimizeEnergy(maxIterations=1000)
+        simulation.integrator.setTemperature(1.4 * self.temperature)
+        self._run(simulation, "chains, hot", _RELAX_PS)
+        simulation.integrator.setTemperature(self.temperature)
+        self._run(simulation, "chains", _RELAX_PS)
+        positions, _, _ = _snapshot(simulation)
+        _save(file, positions=positions)
+
+    def packed(self) -> None:
+        """Chains far apart on a grid, then brought together step by step."""
+        file = self.out / "packed.npz"
+        if file.exists():
+            return
+        with np.load(self.out / "relaxed.npz") as data:
+            positions, edge = _spread(self.target, data["positions"], self.rng)
+        final = (self.target.masses.sum() / 602.214 / self.settings.density_g_cm3) ** (1 / 3)
+        n = max(1, int(np.ceil(np.log(edge / final) / -np.log(_SCALE))))
+        factor = (final / edge) ** (1 / n)
+        simulation = self._simulation(create_system(self.target, np.eye(3) * edge, hydrogen_mass=HYDROGEN_MASS),
+                                      positions, np.eye(3) * edge)
+        simulation.minimizeEnergy(maxIterations=200)
+        for k in range(n):
+            self.progress("packing", k, n)
+            positions, _, _ = _snapshot(simulation)
+            edge *= factor
+            simulation.context.setPeriodicBoxVectors(*(np.eye(3) * edge))
+            simulation.context.setPositions(_scale_molecules(self.target, positions, factor))
+            simulation.minimizeEnergy(maxIterations=30)
+            simulation.context.setVelocitiesToTemperature(self.temperature, int(self.rng.integers(2**31)))
+            simulation.step(_STEPS_PER_SCALE)
+        self.progress("packing", n, n)
+        positions, velocities, box = _snapshot(simulation)
+        _save(file, positions=positions, velocities=velocities, box=box)
+
+    def equilibrated(self) -> None:
+        file = self.out / "equilibrated.npz"
+        if file.exists():
+            return
+        part = self.out / "equilibrating.npz"
+        simulation, done = self._resume(part, self.out / "packed.npz")
+        while done < self.settings.equilibrate_ps:
+            self.progress("equilibrating, ps", int(done), int(self.settings.equilibrate_ps))
+            span = min(10.0, self.settings.equilibrate_ps - done)
+            simulation.step(round(span / TIMESTEP_PS))
+            done += span
+            self._keep(simulation, part, done)
+        part.replace(file)
+
+    def sample(self) -> None:
+        part = self.out / "sampling.npz"
+        simulation, done = self._resume(part, self.out / "equilibrated.npz")
+        for k in range(int(done), self.settings.n_snapshots):
+            self.progress("snapshots", k, self.settings.n_snapshots)
+            simulation.step(round(self.settings.interval_ps / TIMESTEP_PS))
+            positions, _, box = _snapshot(simulation)
+            whole = molecules_into_box(positions, box, self.target.molecule_of_atom)
+            write_structure(self.out / f"frame_{k + 1:04d}.gro", self.target.topology, whole[None], box, overwrite=True,
+                            gro_precision=6)
+            self._keep(simulation, part, k + 1)
+        self.progress("snapshots", self.settings.n_snapshots, self.settings.n_snapshots)
+
+    def _resume(self, part: Path, before: Path):
+        """A constant-pressure simulation that goes on from ``part``, else from ``before``; and how far it was."""
+        from openmm import MonteCarloBarostat
+
+        fresh = not part.exists()
+        with np.load(before if fresh else part) as data:
+            positions, velocities, box = data["positions"], data["velocities"], data["box"]
+            done = 0.0 if fresh else float(data["done"])
+        system = create_system(self.target, box, hydrogen_mass=HYDROGEN_MASS)
+        system.addForce(MonteCarloBarostat(self.settings.pressure_bar, self.temperature))
+        simulation = self._simulation(system, positions, box)
+        simulation.context.setVelocities(velocities)
+        return simulation, done
+
+    def _keep(self, simulation, file: Path, done: float) -> None:
+        positions, velocities, box = _snapshot(simulation)
+        _save(file, positions=positions, velocities=velocities, box=box, done=done)
+
+    def _simulation(self, system, positions, box=None):
+        from openmm import LangevinMiddleIntegrator, app
+        from openmm_backmap.energy.platforms import best_platform
+
+        integrator = LangevinMiddleIntegrator(self.temperature, FRICTION_PER_PS, TIMESTEP_PS)
+        integrator.setRandomNumberSeed(int(self.rng.integers(1, 2**31)))
+        simulation = app.Simulation(self.target.topology, system, integrator, best_platform(self.platform))
+        if box is not None:
+            simulation.context.setPeriodicBoxVectors(*box)
+        simulation.context.setPositions(positions)
+        return simulation
+
+    def _run(self, simulation, name: str, span_ps: float) -> None:
+        n = 20
+        for k in range(n):
+            self.progress(name, k, n)
+            simulation.step(round(span_ps / n / TIMESTEP_PS))
+        self.progress(name, n, n)
+
+
+def _snapshot(simulation):
+    from openmm import unit
+
+    state = simulation.context.getState(positions=True, velocities=True)
+    positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
+    box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+    return np.array(positions), np.array(velocities), np.array(box)
+
+
+def _save(file: Path, **arrays) -> None:
+    part = file.with_suffix(".part.npz")
+    np.savez(part, **arrays)
+    part.replace(file)
+
+
+def _local_system(target: Target):
+    """Bonded terms, and Lennard-Jones between atoms up to ``_LOCAL_BONDS`` bonds apart in one chain."""
+    from openmm import CustomBondForce, NonbondedForce, unit
+
+    system = create_system(target, None, hydrogen_mass=HYDROGEN_MASS)
+    index = next(k for k, f in enumerate(system.getForces()) if isinstance(f, NonbondedForce))
+    nonbonded = system.getForce(index)
+    sigma, epsilon = np.array([[p[1].value_in_unit(unit.nanometer), p[2].value_in_unit(unit.kilojoule_per_mole)]
+                               for p in map(nonbonded.getParticleParameters, range(target.n_atoms))]).T
+    local = CustomBondForce("4*epsilon*(x^2 - x); x = 1/(soft + (r/sigma)^6)")
+    local.addGlobalParameter("soft", 0.0)
+    local.addPerBondParameter("sigma")
+    local.addPerBondParameter("epsilon")
+    excluded = {tuple(sorted(pair)) for pair in target.excluded.tolist()}
+    distances = target.graph_distances(_LOCAL_BONDS).tocoo()
+    for i, j, d in zip(distances.row.tolist(), distances.col.tolist(), distances.data.tolist()):
+        if i < j and d > 2 and (i, j) not in excluded:
+            local.addBond(i, j, [(sigma[i] + sigma[j]) / 2, float(np.sqrt(epsilon[i] * epsilon[j]))])
+    system.removeForce(index)
+    system.addForce(local)
+    return system
+
+
+def _spread(target: Target, positions: np.ndarray, rng) -> tuple[np.ndarray, float]:
+    """Molecules turned at random and put on a cubic grid so wide that none touches another."""
+    from scipy.spatial.transform import Rotation
+
+    n = len(target.chains)
+    molecules = [positions[target.molecule_of_atom == m] for m in range(n)]
+    molecules = [Rotation.random(random_state=rng).apply(x - x.mean(0)) for x in molecules]
+    cell = 2 * max(np.linalg.norm(x, axis=1).max() for x in molecules) + 0.3
+    side = int(np.ceil(n ** (1 / 3)))
+    spots = rng.permutation([(i, j, k) for i in range(side) for j in range(side) for k in range(side)])[:n]
+    placed = np.concatenate([x + (spot + 0.5) * cell for x, spot in zip(molecules, spots)])
+    return placed, side * cell
+
+
+def _scale_molecules(target: Target, positions: np.ndarray, factor: float) -> np.ndarray:
+    molecule = target.molecule_of_atom
+    counts = np.bincount(molecule)[:, None]
+    centres = np.stack([np.bincount(molecule, positions[:, k]) for k in range(3)], axis=1) / counts
+    return positions + (centres * (factor - 1))[molecule]

@@ -1,0 +1,345 @@
+"""Refinement: exact beads, exact bonds, no overlaps, and, if asked, the statistics of the temperature.
+
+Raw atoms overlap, and forces of 1e10 kJ/mol/nm and more stop a minimiser at its first step without a word. So a soft
+potential comes first, then the true one with flexible bonds, then bonds and beads are made exact together; what
+follows is Langevin dynamics of the true system, with the beads restrained, since a minimum is not a sample.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import numpy as np
+
+from openmm_backmap.chemistry.target import Target
+from openmm_backmap.errors import InputError, RefinementError
+from openmm_backmap.geometry.checks import close_contacts, inverted_centres, mapping_rmsd, pierced_rings, rings
+from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds
+from openmm_backmap.refine.report import Refined, RefineReport, RefineSettings
+from openmm_backmap.refine.restraints import move_bead_restraints
+from openmm_backmap.refine.systems import (
+    NONBONDED_GROUP, RESTRAINT_GROUP, SOFT_GROUP, constraints_of, forgiving_system, restrained_system)
+
+# A melt at 568 K has forces up to 4500 kJ/mol/nm; what exceeds this is an overlap.
+LARGEST_FORCE = 2e4
+FRICTION_PER_PS = 10.0
+_ALL, _CONSTRAINT_TOLERANCE = 2**32 - 1, 1e-6
+_SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS = 30, 30, 200
+_BOND_NM, _STILL_NM = 1e-4, 1e-5
+_CHUNK_PS = 0.1
+_OTHER = "try another seed or draw more samples"
+
+Progress = Callable[[str, int, int], None]
+
+
+def refine(target: Target, positions: np.ndarray, beads: np.ndarray, box: np.ndarray | None,
+           settings: RefineSettings = RefineSettings(), platform=None, progress: Progress | None = None) -> Refined:
+    """Refine one structure; :class:`Refiner` serves many of one target. Parameters and errors as there."""
+    return Refiner(target, box, settings, platform).refine(positions, beads, box, progress)
+
+
+class Refiner:
+    """Refines structures of one target; systems and contexts are built once, on first use.
+
+    Parameters
+    ----------
+    target : Target
+    box : ndarray, shape (3, 3), nm, or None
+        Box of the first structure; later ones may differ in size but not in being periodic.
+    settings : RefineSettings
+    platform : str or None
+        Name of an OpenMM platform; None takes the fastest.
+    """
+
+    def __init__(self, target: Target, box: np.ndarray | None, settings: RefineSettings = RefineSettings(),
+                 platform: str | None = None):
+        self.target, self.settings, self.platform = target, settings, platform
+        self.temperature_K = settings.temperature_K or target.chemistry.temperature_K
+        self._periodic = box is not None
+        self._true = self._forgiving = None
+
+    def refine(self, positions: np.ndarray, beads: np.ndarray, box: np.ndarray | None,
+               progress: Progress | None = None) -> Refined:
+        """Refine one structure.
+
+        Parameters
+        ----------
+        positions : ndarray, shape (n_atoms, 3), nm
+            Whole molecules.
+        beads : ndarray, shape (n_beads, 3), nm
+            Whole molecules, in the same periodic image as their atoms.
+        box : ndarray, shape (3, 3), nm, or None
+        progress : callable of (stage, done, total), optional
+
+        Raises
+        ------
+        InputError
+            Where arrays do not fit the target or are not finite.
+        RefinementError
+            Where the result is not fit to start MD from (modes "minimize" and "equilibrate").
+        """
+        beads = np.asarray(beads, dtype=float)
+        positions = self._checked(np.asarray(positions, dtype=float), beads, box)
+        run = _Run(self, beads, box, progress or (lambda *_: None))
+        return run.refine(positions)
+
+    def _checked(self, positions, beads, box) -> np.ndarray:
+        for name, array, n in (("atom", positions, self.target.n_atoms), ("bead", beads, self.target.n_beads)):
+            if array.shape != (n, 3):
+                raise InputError(f"{name} positions have shape {array.shape}; the target needs {(n, 3)}")
+            bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+            if len(bad):
+                place = f", {where(self.target, bad[0])}" if name == "atom" else ""
+                raise InputError(f"positions of {len(bad)} {name}s are not finite (first: {name} {bad[0] + 1}{place}); "
+                                 f"{_OTHER}")
+        if (box is not None) != self._periodic:
+            raise InputError("a periodic and a non-periodic structure need a refiner each")
+        return positions
+
+    def true_context(self, beads: np.ndarray, box: np.ndarray | None):
+        """Context of the user's system with the beads restrained; forces are numbered by group."""
+        if self._true is None:
+            from openmm import LangevinMiddleIntegrator
+
+            integrator = LangevinMiddleIntegrator(self.temperature_K, FRICTION_PER_PS, self.settings.timestep_ps)
+            integrator.setConstraintTolerance(_CONSTRAINT_TOLERANCE)
+            integrator.setRandomNumberSeed(self.openmm_seed)
+            system, restraints = restrained_system(self.target, box, beads, self.settings.restraint_k)
+            self._true = self._context(system, integrator), restraints
+            self.constraints = constraints_of(system)
+        return _moved(*self._true, beads, box)
+
+    def forgiving_context(self, beads: np.ndarray, box: np.ndarray | None):
+        """Context of the system with flexible bonds and, in a group of its own, soft nonbonded forces."""
+        if self._forgiving is None:
+            from openmm import VerletIntegrator
+
+            system, restraints = forgiving_system(self.target, box, beads, self.settings.restraint_k)
+            self._forgiving = self._context(system, VerletIntegrator(0.001)), restraints
+        return _moved(*self._forgiving, beads, box)
+
+    @property
+    def openmm_seed(self) -> int:
+        """OpenMM takes 0 for "choose one", which no two runs would share."""
+        return 1 + self.settings.seed % (2**31 - 2)
+
+    def _context(self, system, integrator):
+        from openmm import Context
+
+        from openmm_backmap.energy.platforms import best_platform
+
+        platform = best_platform(self.platform)
+        fixed = "DeterministicForces"
+        properties = {fixed: "true"} if fixed in platform.getPropertyNames() else {}
+        return Context(system, integrator, platform, properties)
+
+
+def _moved(context, restraints, beads, box):
+    if box is not None:
+        context.setPeriodicBoxVectors(*box)
+    move_bead_restraints(context, restraints, beads, box)
+    return context
+
+
+class _Run:
+    """The stages that one structure passes through."""
+
+    def __init__(self, refiner: Refiner, beads: np.ndarray, box: np.ndarray | None, progress: Progress):
+        self.refiner, self.beads, self.box, self.progress = refiner, beads, box, progress
+        self.target, self.settings = refiner.target, refiner.settings
+        self.seconds: dict[str, float] = {}
+
+    def refine(self, given: np.ndarray) -> Refined:
+        with self._stage("prepare"):
+            self.context = self.refiner.true_context(self.beads, self.box)
+        with self._stage("project"):
+            start, projected_rmsd = self._exact(given)
+            energies, force = self._energies(start), self._forces(start)
+            defects = self._defects(start)
+        positions, velocities = start, None
+        if self.settings.mode != "none":
+            positions = self._minimized(start, force)
+        if self.settings.mode == "equilibrate":
+            positions, velocities = self._equilibrated(positions)
+        with self._stage("check"):
+            after, force_after = self._defects(positions), self._forces(positions)
+            if self.settings.mode != "none":
+                self._judge(defects, after, force_after)
+            counts = [tuple(map(len, pair)) for pair in zip(defects, after)]
+            report = RefineReport(
+                self.settings.mode, energies, self._energies(positions), float(force.max()), float(force_after.max()),
+                self._bead_rmsd(given), projected_rmsd, self._bead_rmsd(positions), self._bond_error(positions),
+                float(np.linalg.norm(positions - given, axis=1).max()), *counts, self.seconds)
+        return Refined(positions, velocities, self.box, report)
+
+    @contextmanager
+    def _stage(self, name: str):
+        self.progress(name, 0, 1)
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+        self.progress(name, 1, 1)
+
+    def _exact(self, given: np.ndarray) -> tuple[np.ndarray, float]:
+        """Beads and bonds exact together; beads alone where bonds are too far off for that."""
+        exact = satisfy_bonds(self.target, given, self.beads, *self.refiner.constraints)
+        if not (self._bond_error(exact) < _BOND_NM and self._bead_rmsd(exact) < _BOND_NM):
+            exact = project(self.target, given, self.beads)
+        return exact, self._bead_rmsd(exact)
+
+    def _minimized(self, start: np.ndarray, force: np.ndarray) -> np.ndarray:
+        with self._stage("soften"):
+            context = self.forgiving = self.refiner.forgiving_context(self.beads, self.box)
+            context.setPositions(start)
+            energy_before = _energy(context, _ALL & ~(1 << SOFT_GROUP))
+            self._minimize(context, NONBONDED_GROUP, _SOFT_STEPS)
+        with self._stage("minimize"):
+            energy = self._minimize(context, SOFT_GROUP, _TRUE_STEPS)
+            if self.settings.mode == "minimize" or self._largest(context).max() > LARGEST_FORCE:
+                energy = self._minimize(context, SOFT_GROUP, _MORE_STEPS)
+            relaxed = _positions(context)
+            self._check_minimum(start, relaxed, force, energy - energy_before)
+            exact, _ = self._exact(relaxed)
+        error = self._bond_error(exact)
+        if error > _BOND_NM:
+            worst = self._worst_bond(exact)
+            raise RefinementError(f"bond lengths and beads cannot both be satisfied: {worst} is off by {error:.4f} nm; "
+                                  f"the beads may not fit this chemistry, else {_OTHER}")
+        return exact
+
+    def _minimize(self, context, without: int, steps: int) -> float:
+        """Minimise with all forces but group ``without``; returns the energy reached, kJ/mol."""
+        from openmm import LocalEnergyMinimizer, OpenMMException
+
+        groups = _ALL & ~(1 << without)
+        context.getIntegrator().setIntegrationForceGroups(groups)
+        try:
+            LocalEnergyMinimizer.minimize(context, 10.0, steps)
+            energy = _energy(context, groups)
+        except OpenMMException as error:
+            raise RefinementError(f"minimisation failed ({' '.join(str(error).split())}); {_OTHER}") from None
+        if not np.isfinite(energy):
+            raise RefinementError(f"minimisation failed: the energy is {energy}: atoms lie on top of each other; "
+                                  f"{_OTHER}")
+        return energy
+
+    def _largest(self, context) -> np.ndarray:
+        return _force_norms(context, _ALL & ~(1 << SOFT_GROUP))
+
+    def _check_minimum(self, start, relaxed, force: np.ndarray, gain: float) -> None:
+        """A minimiser that gives up does not say so: look at what it did."""
+        left = self._largest(self.forgiving)
+        idle = np.abs(relaxed - start).max() < _STILL_NM or gain >= 0
+        if idle and force.max() > LARGEST_FORCE:
+            raise RefinementError(f"minimisation did nothing about a force of {force.max():.3g} kJ/mol/nm at "
+                                  f"{where(self.target, int(np.argmax(force)))}; {_OTHER}")
+        if not left.max() < LARGEST_FORCE:
+            raise RefinementError(f"minimisation left a force of {left.max():.3g} kJ/mol/nm at "
+                                  f"{where(self.target, int(np.argmax(left)))}; {_OTHER}")
+
+    def _equilibrated(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from openmm import OpenMMException, unit
+
+        context, settings = self.context, self.settings
+        total = max(1, round(settings.equilibrate_ps / settings.timestep_ps))
+        chunk = max(1, round(_CHUNK_PS / settings.timestep_ps))
+        with self._stage("equilibrate"):
+            try:
+                context.setPositions(positions)
+                context.setVelocitiesToTemperature(self.refiner.temperature_K, self.refiner.openmm_seed)
+                for done in range(0, total, chunk):
+                    self.progress("equilibrate", done, total)
+                    context.getIntegrator().step(min(chunk, total - done))
+                state = context.getState(positions=True, velocities=True)
+            except OpenMMException as error:
+                raise RefinementError(f"dynamics failed ({' '.join(str(error).split())}); use a shorter timestep_ps than "
+                                      f"{settings.timestep_ps:g}, else {_OTHER}") from None
+        found = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        if not np.isfinite(found).all():
+            raise RefinementError(f"dynamics failed: positions are not finite; use a shorter timestep_ps than "
+                                  f"{settings.timestep_ps:g}, else {_OTHER}")
+        return np.array(found), np.array(state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond))
+
+    def _defects(self, positions: np.ndarray):
+        return (np.flatnonzero(inverted_centres(self.target, positions)),
+                pierced_rings(self.target, positions, self.box), close_contacts(self.target, positions, self.box))
+
+    def _judge(self, before, after, force: np.ndarray) -> None:
+        """Refuse a result with defects; say whether the generator or the refinement made them."""
+        inverted, pierced, _ = after
+        if len(inverted):
+            origin = _origin(inverted[0] in before[0])
+            raise RefinementError(f"{len(inverted)} stereocentres are inverted, {origin} (first: "
+                                  f"{where(self.target, self.target.stereo[inverted[0], 0])}); {_OTHER}")
+        if len(pierced):
+            ring, bond = pierced[0]
+            origin = _origin((before[1] == pierced[0]).all(axis=1).any())
+            raise RefinementError(
+                f"{len(pierced)} rings are pierced by a bond, {origin} (first: the ring of "
+                f"{where(self.target, rings(self.target)[ring][0])} by the bond at "
+                f"{where(self.target, self.target.bonds[bond, 0])}); no refinement undoes that: {_OTHER}")
+        if not force.max() < LARGEST_FORCE:
+            raise RefinementError(f"a force of {force.max():.3g} kJ/mol/nm is left at "
+                                  f"{where(self.target, int(np.argmax(force)))} (at most {LARGEST_FORCE:.0g} is sound); "
+                                  f"{_OTHER}")
+
+    def _energies(self, positions: np.ndarray) -> dict[str, float]:
+        """Energy by force, kJ/mol, without the restraints."""
+        self.context.setPositions(positions)
+        energies: dict[str, float] = {}
+        for force in self.context.getSystem().getForces():
+            if force.getForceGroup() != RESTRAINT_GROUP:
+                name, energy = force.getName(), _energy(self.context, 1 << force.getForceGroup())
+                energies[name] = energies.get(name, 0.0) + energy
+        return energies
+
+    def _forces(self, positions: np.ndarray) -> np.ndarray:
+        self.context.setPositions(positions)
+        return _force_norms(self.context, _ALL & ~(1 << RESTRAINT_GROUP))
+
+    def _bead_rmsd(self, positions: np.ndarray) -> float:
+        return float(mapping_rmsd(self.target, positions, self.beads, self.box))
+
+    def _bond_error(self, positions: np.ndarray) -> float:
+        return bond_error(positions, *self.refiner.constraints)
+
+    def _worst_bond(self, positions: np.ndarray) -> str:
+        pairs, lengths = self.refiner.constraints
+        off = np.abs(np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1) - lengths)
+        i, j = pairs[np.argmax(off)]
+        return f"the bond to {self.target.atom_names[j]} of {where(self.target, i)}"
+
+
+def where(target: Target, atom: int) -> str:
+    """Words for an atom's place: name, residue (numbered within its chain) and chain, from 1."""
+    residue = target.residue_of_atom[atom]
+    chain = target.chain_of_residue[residue]
+    number = residue - np.searchsorted(target.chain_of_residue, chain) + 1
+    return f"atom {target.atom_names[atom]} of residue {number} ({target.residue_names[residue]}) of chain {chain + 1}"
+
+
+def _origin(already: bool) -> str:
+    return "already so in the generator's output" if already else "made so by the refinement"
+
+
+def _positions(context) -> np.ndarray:
+    from openmm import unit
+
+    return np.array(context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+
+
+def _energy(context, groups: int) -> float:
+    from openmm import unit
+
+    return context.getState(energy=True, groups=groups).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+
+
+def _force_norms(context, groups: int) -> np.ndarray:
+    """Lengths (n_atoms,) of the forces of ``groups``, kJ/mol/nm; infinite where they are not a number."""
+    from openmm import unit
+
+    forces = context.getState(forces=True, groups=groups).getForces(asNumpy=True)
+    norms = np.linalg.norm(forces.value_in_unit(unit.kilojoule_per_mole / unit.nanometer), axis=1)
+    return np.where(np.isfinite(norms), norms, np.inf)

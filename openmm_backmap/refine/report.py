@@ -1,0 +1,79 @@
+"""How far to refine, and what refinement found and did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openmm_backmap.errors import InputError
+
+MODES = ("none", "minimize", "equilibrate")
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How far to refine.
+
+    Parameters
+    ----------
+    mode : "none", "minimize" or "equilibrate"
+        Beads and bonds exact only; energy minimised with the beads restrained; and dynamics with the beads restrained.
+        A minimum is over-stable (of polystyrene's Lennard-Jones energy at 568 K by half): dynamics undo that.
+    temperature_K : float or None
+        None takes the chemistry's own.
+    timestep_ps, equilibrate_ps : float
+    restraint_k : float, kJ/mol/nm^2
+        A bead strays by at most sqrt(3 k_B T / restraint_k): 0.017 nm at 568 K.
+    seed : int
+        Velocities and noise.
+    """
+
+    mode: str = "equilibrate"
+    temperature_K: float | None = None
+    timestep_ps: float = 0.002
+    equilibrate_ps: float = 2.0
+    restraint_k: float = 50_000.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise InputError(f"refinement mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
+        for name in ("timestep_ps", "equilibrate_ps", "restraint_k"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"refinement setting {name} is {getattr(self, name)}; it must be positive")
+        if self.temperature_K is not None and not self.temperature_K > 0:
+            raise InputError(f"refinement setting temperature_K is {self.temperature_K}; it must be positive")
+
+
+@dataclass(frozen=True)
+class RefineReport:
+    """What refinement found and did; energies in kJ/mol, forces in kJ/mol/nm, lengths in nm.
+
+    "Before" is the generator's output with beads and bonds made exact. Counts of defects are (before, after).
+    """
+
+    mode: str
+    energies_before: dict[str, float]
+    energies_after: dict[str, float]
+    largest_force_before: float
+    largest_force_after: float
+    bead_rmsd_given: float
+    bead_rmsd_projected: float
+    bead_rmsd: float
+    bond_error: float
+    largest_displacement: float
+    inverted_centres: tuple[int, int]
+    pierced_rings: tuple[int, int]
+    close_contacts: tuple[int, int]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Positions (n_atoms, 3), nm; velocities (n_atoms, 3), nm/ps, after dynamics, else None; box (3, 3), nm, or None."""
+
+    positions: np.ndarray
+    velocities: np.ndarray | None
+    box: np.ndarray | None
+    report: RefineReport

@@ -1,0 +1,166 @@
+"""From snapshots to a model file: compile, train with checkpoints, write the model and its card."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+
+from openmm_backmap.chemistry import load_chemistry
+from openmm_backmap.errors import InputError
+from openmm_backmap.generators.base import Progress, pick_device
+from openmm_backmap.model_file import save_model
+from openmm_backmap.training.dataset import Dataset, compile_dataset, load_dataset
+from openmm_backmap.training.flow import FlowTrainer, FlowTraining
+
+CHECKPOINT_SECONDS = 60.0
+_REPORT_EVERY = 200
+
+
+def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path], out: str | Path, *,
+                     chemistry: str = "sps", settings_file: str | Path | None = None, seed: int | None = None,
+                     minutes: float | None = None, device: str | None = None, resume: bool = False,
+                     progress: Progress | None = None) -> Path:
+    """Train a ``flow`` model and write it, its card and its training curve.
+
+    Parameters
+    ----------
+    data, validation : paths
+        Snapshots, folders of ``.gro`` snapshots, or compiled data sets (``.npz``); the two may not share a file.
+    out : path
+        The model file (``.pt``); ``out.with_suffix(".md")`` is its card, ``.checkpoint`` keeps the state of the run.
+    chemistry : str
+        Shipped name or file; a compiled data set brings its own.
+    settings_file : path, optional
+        YAML with the fields of :class:`~openmm_backmap.training.flow.FlowTraining`.
+    seed : int, optional
+        Overrides the settings'.
+    minutes : float, optional
+        Stop after this time; run again with ``resume`` to go on. A model of the state so far is written.
+    device : str, optional
+    resume : bool
+        Continue from the checkpoint beside ``out``.
+    progress : callable, optional
+
+    Raises
+    ------
+    InputError
+        No snapshots, shared snapshots, unknown settings, a checkpoint of another run.
+    """
+    out, device = Path(out), pick_device(device)
+    settings = _settings(settings_file, seed)
+    train_files, held_files = _expand(data), _expand(validation)
+    shared = {f.resolve() for f in train_files} & {f.resolve() for f in held_files}
+    if shared:
+        raise InputError(f"{next(iter(shared))}: used for training and for validation; give different snapshots")
+    dataset, held_out = _load(train_files, chemistry), _load(held_files, chemistry)
+    trainer = FlowTrainer(dataset, held_out, settings, device)
+    checkpoint = out.with_suffix(".checkpoint")
+    if resume and checkpoint.exists():
+        trainer.load_state(torch.load(checkpoint, map_location="cpu", weights_only=True), where=str(checkpoint))
+    elif checkpoint.exists():
+        raise InputError(f"{checkpoint} is there: continue it with --resume, or remove it")
+    seconds = _run(trainer, checkpoint, minutes, progress)
+    provenance = _provenance(trainer, dataset, held_out, train_files, seconds)
+    save_model(trainer.generator().to_model(dataset.chemistry, provenance), out)
+    out.with_suffix(".md").write_text(_card(out.stem, provenance))
+    return out
+
+
+def _settings(file: str | Path | None, seed: int | None) -> FlowTraining:
+    content = {}
+    if file is not None:
+        try:
+            content = yaml.safe_load(Path(file).read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"{file}: not a readable settings file ({' '.join(str(error).split())})") from None
+    if seed is not None:
+        content["seed"] = seed
+    return FlowTraining.from_dict(content, where=str(file))
+
+
+def _expand(paths: Sequence[str | Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(path.glob("**/frame_*.gro"))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
+    if not files:
+        raise InputError(f"no snapshots in {', '.join(map(str, paths)) or 'nothing'}; make some with "
+                         "'backmap-openmm reference'")
+    return files
+
+
+def _load(files: list[Path], chemistry: str) -> Dataset:
+    compiled = [f for f in files if f.suffix == ".npz"]
+    if compiled and len(files) > 1:
+        raise InputError("give one compiled data set, or snapshots, not both")
+    return load_dataset(compiled[0]) if compiled else compile_dataset(files, load_chemistry(chemistry))
+
+
+def _run(trainer: FlowTrainer, checkpoint: Path, minutes: float | None, progress: Progress | None) -> float:
+    """Train until done, out of time, or interrupted; the checkpoint is always up to date. Returns seconds spent."""
+    start = time.monotonic()
+    deadline = start + 60 * minutes if minutes is not None else None
+    saved = start
+
+    def report(t: FlowTrainer) -> None:
+        nonlocal saved
+        if progress:
+            step, loss, held = t.history[-1]
+            progress(f"training (loss {loss:.4f}, held out {held:.4f})", step, t.settings.steps)
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save_checkpoint(t, checkpoint)
+            saved = time.monotonic()
+
+    try:
+        trainer.train(deadline=deadline, report=report, every=_REPORT_EVERY)
+    finally:
+        _save_checkpoint(trainer, checkpoint)
+    return time.monotonic() - start
+
+
+def _save_checkpoint(trainer: FlowTrainer, checkpoint: Path) -> None:
+    part = checkpoint.with_name(f".{checkpoint.name}.part")
+    torch.save(trainer.state(), part)
+    os.replace(part, checkpoint)
+
+
+def _provenance(trainer: FlowTrainer, dataset: Dataset, held_out: Dataset, files: list[Path], seconds: float) -> dict:
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for system in dataset.systems:
+        digest.update(np.ascontiguousarray(system.positions).tobytes())
+    return {
+        "settings": asdict(trainer.settings), "steps_done": trainer.step, "seconds_of_last_run": round(seconds),
+        "device": trainer.device, "machine": platform.machine(), "torch": str(torch.__version__),
+        "snapshots": dataset.n_frames, "beads": dataset.n_beads, "held_out_snapshots": held_out.n_frames,
+        "files": len(files), "data_sha256": digest.hexdigest(), "chemistry": dataset.chemistry.name,
+        "history": [list(row) for row in trainer.history]}
+
+
+def _card(name: str, provenance: dict) -> str:
+    settings = yaml.safe_dump(provenance["settings"], sort_keys=False)
+    step, loss, held = provenance["history"][-1]
+    return f"""# {name}
+
+Family `flow`, chemistry `{provenance['chemistry']}`. Trained on {provenance['snapshots']} snapshots
+({provenance['beads']} beads; SHA-256 of the positions {provenance['data_sha256'][:16]}),
+{provenance['held_out_snapshots']} held out. {step} steps on {provenance['device']} ({provenance['machine']}, torch
+{provenance['torch']}); loss {loss:.4f}, held out {held:.4f} (angstrom^2).
+
+Settings:
+```yaml
+{settings}```
+"""
