@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openmm_backmap import __version__
-from openmm_backmap.chemistry import Target, create_system, with_box
-from openmm_backmap.chemistry.cg import as_cg_topology
-from openmm_backmap.chemistry.match import match_beads, parse_aliases, whole_beads
+from openmm_backmap.chemistry import (
+    Target,
+    as_cg_topology,
+    create_system,
+    match_beads,
+    parse_aliases,
+    whole_beads,
+    with_box,
+)
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import reduce_box
 from openmm_backmap.io.readers import CGFrame, CGSource, open_cg

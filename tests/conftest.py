@@ -30,6 +30,7 @@ def toy_package(tmp_path_factory):
 def toy_model(toy_package):
     """The path of a model of the family ``toy`` for polystyrene."""
     import torch
+
     from openmm_backmap.chemistry import load_chemistry
     from openmm_backmap.model_file import ModelFile, save_model
 

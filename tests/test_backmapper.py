@@ -7,11 +7,12 @@ import mdtraj
 import numpy as np
 import pytest
 from openmm import MonteCarloBarostat, app, unit
+from toy_generator import BOX_NM, toy_beads, toy_target, write_gro, write_pdb
+
 from openmm_backmap import Backmapper
 from openmm_backmap.chemistry import create_system
 from openmm_backmap.errors import InputError, UnknownNameError
 from openmm_backmap.geometry.checks import mapped, mapping_rmsd
-from toy_generator import BOX_NM, toy_beads, toy_target, write_gro, write_pdb
 
 BOX = np.eye(3) * BOX_NM
 

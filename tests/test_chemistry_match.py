@@ -3,7 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openmm_backmap.chemistry import CGTopology, build_target, load_chemistry, match_atoms, match_beads, parse_aliases, whole_beads
+from openmm_backmap.chemistry import (
+    CGTopology,
+    build_target,
+    load_chemistry,
+    match_atoms,
+    match_beads,
+    parse_aliases,
+    whole_beads,
+)
 from openmm_backmap.errors import ChemistryError, InputError
 from openmm_backmap.geometry.periodic import reduce_box
 
@@ -36,7 +44,8 @@ def monomer_residues(numbers, chains=None, bonds=None, names=("A", "B"), residue
     """A file in which every residue holds one monomer."""
     beads = [name for _ in numbers for name in names]
     twice = lambda values: [v for v in values for _ in names]  # noqa: E731
-    return CGTopology.from_beads(beads, [residue] * len(beads), twice(numbers), twice(chains or [0] * len(numbers)), bonds)
+    chains = twice(chains or [0] * len(numbers))
+    return CGTopology.from_beads(beads, [residue] * len(beads), twice(numbers), chains, bonds)
 
 
 def chains_of(match):
@@ -122,7 +131,8 @@ def test_a_missing_residue_is_a_gap(sps, bonds):
     kept = np.r_[0:6, 8:12]
     all_bonds = chain_bonds(6)
     new = {old: k for k, old in enumerate(kept.tolist())}
-    bonds = None if bonds is None else np.array([(new[a], new[b]) for a, b in all_bonds.tolist() if a in new and b in new])
+    if bonds is not None:
+        bonds = np.array([(new[a], new[b]) for a, b in all_bonds.tolist() if a in new and b in new])
     with pytest.raises(ChemistryError, match="between residues STY 3 and STY 5"):
         match_beads(sps, monomer_residues([1, 2, 3, 5, 6], bonds=bonds), zigzag(6)[kept], None)
 
@@ -228,9 +238,8 @@ def test_openmm_and_mdtraj_topologies(sps):
     from openmm import app
 
     topology = app.Topology()
-    for c in range(2):
-        chain = topology.addChain()
-        residue = topology.addResidue("PS1", chain, "9")
+    for _ in range(2):
+        residue = topology.addResidue("PS1", topology.addChain(), "9")
         for k in range(3):
             for name in "BS":
                 topology.addAtom(f"{name}{k + 1}", None, residue)

@@ -1,6 +1,7 @@
 """Errors can be caught as what they are, as ours, or as the builtin that people know."""
 
 import pytest
+
 from openmm_backmap import errors
 
 LEAVES = {

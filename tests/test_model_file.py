@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from openmm_backmap.errors import ChemistryError, InputError, UnknownNameError
 from openmm_backmap.model_file import FORMAT, load_model, save_model
 

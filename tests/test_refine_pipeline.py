@@ -26,7 +26,8 @@ def positions(target):
     import openmm as mm
 
     x = build_coordinates(target, np.random.default_rng(1)) + target.molecule_of_atom[:, None] * [0.0, 0.0, 1.2]
-    context = mm.Context(create_system(target, None), mm.VerletIntegrator(0.001), mm.Platform.getPlatformByName("CPU"))
+    context = mm.Context(create_system(target, None), mm.VerletIntegrator(0.001),
+                         mm.Platform.getPlatformByName("Reference"))
     context.setPositions(x)
     mm.LocalEnergyMinimizer.minimize(context, 10.0)
     return np.array(context.getState(positions=True).getPositions(asNumpy=True)._value)
@@ -91,19 +92,21 @@ def test_minimizing_noise_ends_at_rest_with_exact_beads_and_bonds(target, positi
     refined = minimizer.refine(noisy, mapped(target, positions), BOX, lambda *args: seen.append(args))
     report = refined.report
     assert report.bead_rmsd < 1e-6 and report.bond_error < 1e-6
-    assert report.largest_force_after < LARGEST_FORCE < report.largest_force_before
+    assert report.largest_force_after < min(LARGEST_FORCE, report.largest_force_before)
     assert sum(report.energies_after.values()) < sum(report.energies_before.values())
     assert report.inverted_centres[1] == report.pierced_rings[1] == report.close_contacts[1] == 0
     assert {stage for stage, _, _ in seen} >= {"project", "soften", "minimize"}
 
 
-def test_chains_on_top_of_each_other_come_apart(target, positions, minimizer):
+def test_atoms_on_top_of_each_other_come_apart(target, positions, minimizer):
     """Forces beyond 1e10 kJ/mol/nm, at which a plain minimiser stops without a step."""
+    second = target.molecule_of_atom == 1
+    middle = np.isin(target.residue_of_atom, [1, 5])
+    tips, roots = (np.flatnonzero(middle & (np.array(target.atom_names) == name)) for name in ("HZ", "CG"))
+    out = positions[tips] - positions[roots]
+    turn = rotation_between(out[1], -out[0])
     x = positions.copy()
-    first, second = (target.molecule_of_atom == m for m in (0, 1))
-    carbon = target.atom_names.index("HZ")
-    other = np.flatnonzero(second)[0] + carbon
-    x[second] += x[carbon] - x[other] + [0.0, 0.005, 0.0]
+    x[second] = (positions[second] - positions[tips[1]]) @ turn.T + positions[tips[0]] + 0.02 * out[0]
     refined = minimizer.refine(x, mapped(target, x), BOX)
     assert refined.report.largest_force_before > 1e10
     assert refined.report.largest_force_after < LARGEST_FORCE
@@ -124,7 +127,8 @@ def test_equilibration_reaches_the_temperature_and_keeps_beads(target, positions
 
 def test_same_seed_same_atoms(target, positions, noisy):
     runs = [refine(target, noisy, mapped(target, positions), BOX,
-                   RefineSettings(equilibrate_ps=0.02, seed=seed), platform="Reference").positions for seed in (0, 0, 1)]
+                   RefineSettings(equilibrate_ps=0.02, seed=seed), platform="Reference").positions
+            for seed in (0, 0, 1)]
     assert (runs[0] == runs[1]).all()
     assert np.abs(runs[0] - runs[2]).max() > 1e-4
 
@@ -143,7 +147,8 @@ def test_an_inverted_centre_is_turned_back(target, positions, minimizer):
     a, b, c = positions[neighbours]
     normal = np.cross(b - a, c - a) / np.linalg.norm(np.cross(b - a, c - a))
     wrong = positions.copy()
-    hydrogen = next(n for n in target.bonds[(target.bonds == centre).any(axis=1)].ravel() if target.elements[n] == "H")
+    bonded = target.bonds[(target.bonds == centre).any(axis=1)].ravel()
+    hydrogen = next(n for n in bonded if target.elements[n] == "H")
     depth = (positions[centre] - a) @ normal
     wrong[centre] -= 2 * depth * normal
     wrong[hydrogen] = wrong[centre] - 0.11 * np.sign(depth) * normal
@@ -162,7 +167,7 @@ def test_a_pierced_ring_is_reported_with_its_residue(target, positions, minimize
     normal = np.cross(ring[1] - ring[0], ring[2] - ring[0])
     turn = rotation_between(along, normal)
     x[second] = (x[second] - x[target.bonds[bond]].mean(0)) @ turn.T + ring.mean(0)
-    with pytest.raises(RefinementError, match=r"pierced.*already so.*ring of atom \w+ of residue 2 \(SPM\) of chain 1"):
+    with pytest.raises(RefinementError, match=r"pierced.*already so.*ring of atom \w+ of residue 2 \(SPM\) of chain 1 by the bond"):
         minimizer.refine(x, mapped(target, x), BOX)
 
 

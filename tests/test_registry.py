@@ -1,6 +1,7 @@
 """Names to objects: lazily, with a good word for those that do not exist."""
 
 import pytest
+
 from openmm_backmap.errors import BackmapError, UnknownNameError
 from openmm_backmap.generators.base import FAMILIES
 from openmm_backmap.registry import Registry, unknown_name

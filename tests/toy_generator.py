@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
+
 from openmm_backmap.chemistry import Target, build_target, load_chemistry
 from openmm_backmap.geometry.periodic import wrap
 from openmm_backmap.reference.builder import build_coordinates
-from scipy.spatial.transform import Rotation
 
 BOX_NM = 2.6
 NOISE_NM = 0.002
@@ -56,9 +57,9 @@ def write_gro(path: Path, target: Target | None = None, n_frames: int = 1, box_n
     target = target or toy_target()
     names = [f"{name}{k + 1}" for chain in target.chains for k in range(len(chain)) for name in "BS"]
     box = np.eye(3) * box_nm
-    lines = []
+    whole, lines = toy_beads(target), []
     for frame in range(n_frames):
-        beads = wrap(toy_beads(target) + [0, 0, 0.4 * frame], box)
+        beads = wrap(whole + [0, 0, 0.4 * frame], box)
         lines += [f"toy melt, t= {frame * 10.0:.5f}", f"{len(beads):5d}"]
         lines += [f"{m + 1:5d}{'PS1':<5s}{name:>5s}{b + 1:5d}{x:12.7f}{y:12.7f}{z:12.7f}" for b, (m, name, (x, y, z))
                   in enumerate(zip(target.molecule_of_bead, names, beads, strict=True))]

@@ -1,7 +1,8 @@
 """What the molecules are: residue templates, the bead mapping M, and the atomistic target of a CG system."""
 
+from openmm_backmap.chemistry.aliases import parse_aliases
 from openmm_backmap.chemistry.cg import CGTopology, as_cg_topology
-from openmm_backmap.chemistry.match import Match, match_atoms, match_beads, parse_aliases, whole_beads
+from openmm_backmap.chemistry.match import Match, match_atoms, match_beads, whole_beads
 from openmm_backmap.chemistry.spec import Chemistry, load_chemistry, parse_chemistry
 from openmm_backmap.chemistry.system import create_system, with_box
 from openmm_backmap.chemistry.target import Target, build_target

@@ -5,22 +5,23 @@ Nothing is guessed: a bead that is missing, doubled or out of order, and a chain
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from openmm_backmap.chemistry.aliases import name_pattern, parse_aliases, rename
 from openmm_backmap.chemistry.cg import CGTopology, as_cg_topology
 from openmm_backmap.chemistry.spec import Chemistry, MonomerSpec
 from openmm_backmap.chemistry.target import Target, build_target
 from openmm_backmap.errors import ChemistryError, InputError
 from openmm_backmap.geometry.periodic import make_whole, minimum_image
+
+__all__ = ["Match", "match_atoms", "match_beads", "parse_aliases", "whole_beads"]
 
 SAME_PLACE_NM = 1e-4
 # Last residue numbers of .pdb and .gro files, after which they start again from 0.
@@ -43,39 +44,6 @@ class Match:
     bead_index: np.ndarray
 
 
-def parse_aliases(items: Iterable[str]) -> dict[str, str]:
-    """Names in files to names that the chemistry knows, for residues and beads alike.
-
-    Parameters
-    ----------
-    items : iterable of str
-        Each ``OLD=NEW``, or the path of a file with one such line per alias. There, a ``#`` at the start of a line or
-        after a blank begins a comment. A ``#`` within a name stands for an optional number: ``P#=S#``.
-    """
-    aliases: dict[str, str] = {}
-    for item in items:
-        if Path(item).is_file():
-            for number, line in enumerate(Path(item).read_text(errors="replace").splitlines(), 1):
-                line = re.sub(r"(^|\s)#.*", "", line).strip()
-                if line:
-                    _add_alias(aliases, line, f"{item}, line {number}")
-        elif "=" in item:
-            _add_alias(aliases, item, "alias")
-        else:
-            raise InputError(f"alias {item!r} is neither OLD=NEW nor a file that exists")
-    return aliases
-
-
-def _add_alias(aliases: dict[str, str], text: str, where: str) -> None:
-    old, _, new = (part.strip() for part in text.partition("="))
-    if not old or not new or "=" in new or len(old.split()) > 1 or len(new.split()) > 1:
-        raise InputError(f"{where}: {text!r} is not an alias; write OLD=NEW")
-    if ("#" in new) and ("#" not in old):
-        raise InputError(f"{where}: {text!r}: the # of {new} needs a # in {old} to take its number from")
-    if aliases.setdefault(old, new) != new:
-        raise InputError(f"{where}: {old} is already an alias of {aliases[old]}")
-
-
 def match_beads(chemistry: Chemistry, topology, positions: np.ndarray, box: np.ndarray | None, *,
                 aliases: Mapping[str, str] | None = None, where: str = "input") -> Match:
     """Find the chains of a coarse-grained system and lay out their atoms.
@@ -87,7 +55,7 @@ def match_beads(chemistry: Chemistry, topology, positions: np.ndarray, box: np.n
     positions : ndarray, shape (n_beads, 3), nm
     box : ndarray, shape (3, 3), nm, or None
     aliases : mapping, optional
-        See :func:`parse_aliases`.
+        See :func:`openmm_backmap.chemistry.aliases.parse_aliases`.
     where : str
         Name of the input for messages.
 
@@ -190,8 +158,8 @@ class _ResidueReader:
             if bead != order[place] or number != expected:
                 wanted = naming[order[place]].replace("#", "" if expected is None else str(expected))
                 after = f" after bead {names[i - 1]}" if i else ""
-                raise ChemistryError(f"{self._label(residue)}: found bead {names[i]} where {wanted} was expected{after}:"
-                                     " a bead is missing or out of order")
+                raise ChemistryError(f"{self._label(residue)}: found bead {names[i]} where {wanted} was expected"
+                                     f"{after}: a bead is missing or out of order")
             if place == size - 1:
                 runs[-1].append((monomer.name, i + 1 - size, i + 1))
         if len(beads) % size:
@@ -207,26 +175,13 @@ class _ResidueReader:
 
     def _name(self, name: str) -> str:
         if name not in self._renamed:
-            self._renamed[name] = _rename(name, self.aliases)
+            self._renamed[name] = rename(name, self.aliases)
         return self._renamed[name]
-
-
-def _pattern(pattern: str) -> re.Pattern:
-    return re.compile(re.escape(pattern).replace(re.escape("#"), "([0-9]*)", 1))
-
-
-def _rename(name: str, aliases: Mapping[str, str]) -> str:
-    if name in aliases:
-        return aliases[name]
-    for old, new in aliases.items():
-        if "#" in old and (found := _pattern(old).fullmatch(name)):
-            return new.replace("#", found.group(1))
-    return name
 
 
 def _as_bead(name: str, beads: list[str], naming: Mapping[str, str]) -> tuple[str, int | None] | None:
     for bead in beads:
-        if found := _pattern(naming[bead]).fullmatch(name):
+        if found := name_pattern(naming[bead]).fullmatch(name):
             return bead, int(found.group(1)) if found.groups() and found.group(1) else None
     return None
 

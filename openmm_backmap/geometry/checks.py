@@ -20,6 +20,7 @@ from openmm_backmap.geometry.periodic import minimum_image
 CONTACT_NM = 0.25
 _CONTACT_BONDS = 3
 _LARGEST_RING = 10
+_SLACK = 1e-9
 
 
 def once_per_target(function):
@@ -158,7 +159,9 @@ def _crosses_fan(start: np.ndarray, vector: np.ndarray, corners: np.ndarray) -> 
     q = np.cross(np.broadcast_to(s, a.shape), a)
     along_b = (v * q).sum(-1) / safe
     along_v = (b * q).sum(-1) / safe
-    inside = (along_a >= 0) & (along_b >= 0) & (along_a + along_b <= 1) & (along_v >= 0) & (along_v <= 1)
+    # With no slack, rounding lets a bond slip through the seam of two triangles.
+    inside = (along_a >= -_SLACK) & (along_b >= -_SLACK) & (along_a + along_b <= 1 + _SLACK)
+    inside &= (along_v >= 0) & (along_v <= 1)
     return (inside & np.isfinite(safe)).any(axis=1)
 
 

@@ -149,8 +149,8 @@ class _Terms:
     def _harmonic_torsions(self, force) -> None:
         names = [force.getPerTorsionParameterName(k) for k in range(force.getNumPerTorsionParameters())]
         if sorted(names) != ["k", "theta0"] or not _is_harmonic(force, names):
-            raise InputError(f"the torsions of {force.getName()} ({force.getEnergyFunction()}) are not harmonic in k and "
-                             "theta0: they cannot be written to a GROMACS topology")
+            raise InputError(f"the torsions of {force.getName()} ({force.getEnergyFunction()}) are not harmonic in k "
+                             "and theta0: they cannot be written to a GROMACS topology")
         for n in range(force.getNumTorsions()):
             *atoms, parameters = force.getTorsionParameters(n)
             value = dict(zip(names, parameters))
@@ -209,8 +209,8 @@ class _Terms:
             if qi * qj != 0.0:
                 ratios.add(round(q / (qi * qj), 6))
             elif q != 0.0:
-                raise InputError(f"the exception of atoms {i + 1} and {j + 1} has a charge product although an atom has "
-                                 "no charge: it cannot be written to a GROMACS topology")
+                raise InputError(f"the exception of atoms {i + 1} and {j + 1} has a charge product although an atom "
+                                 "has no charge: it cannot be written to a GROMACS topology")
             self._add("pairs", (i, j), "1", sigma, epsilon)
             excluded[i].append(j)
         if len(ratios) > 1:

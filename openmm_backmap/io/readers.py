@@ -7,9 +7,8 @@ round to single precision; mdtraj reads the binary trajectories and OpenMM's tok
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,66 +16,13 @@ import numpy as np
 
 from openmm_backmap.chemistry.cg import CGTopology
 from openmm_backmap.errors import InputError
-from openmm_backmap.geometry.periodic import reduce_box
+from openmm_backmap.io.frames import CGFrame, CGSource, cell_box, named_errors, vectors_box
+from openmm_backmap.io.pdbx import open_pdbx
+
+__all__ = ["CGFrame", "CGSource", "open_cg"]
 
 TRAJECTORIES = (".xtc", ".trr", ".dcd")
 STRUCTURES = (".gro", ".pdb", ".cif", ".pdbx")
-
-
-@dataclass(frozen=True)
-class CGFrame:
-    """One frame.
-
-    Attributes
-    ----------
-    positions : ndarray, shape (n_beads, 3), nm
-    box : ndarray, shape (3, 3), nm, or None
-    time_ps : float or None
-        None where the file does not tell.
-    """
-
-    positions: np.ndarray
-    box: np.ndarray | None
-    time_ps: float | None = None
-
-
-@dataclass(frozen=True)
-class CGSource:
-    """A file of one or many frames; frames are read when they are asked for.
-
-    Attributes
-    ----------
-    path : Path
-    topology : CGTopology
-    n_frames : int
-    """
-
-    path: Path
-    topology: CGTopology
-    n_frames: int
-    _read: Callable[[int, int, int], Iterator[CGFrame]] = field(repr=False)
-
-    def frames(self, first: int = 0, last: int | None = None, stride: int = 1) -> Iterator[CGFrame]:
-        """Frames ``first``, ``first + stride``, ... up to and including ``last`` (None: the last of the file).
-
-        Raises :class:`InputError` where this selects no frame.
-        """
-        if first < 0 or stride < 1:
-            raise InputError(f"{self.path}: the first frame ({first}) must not be negative, the stride ({stride}) at "
-                             "least 1")
-        if last is not None and last < first:
-            raise InputError(f"{self.path}: the last frame ({last}) lies before the first ({first})")
-        if first >= self.n_frames:
-            raise InputError(f"{self.path}: no frame {first}: it holds {self.n_frames}, counted from 0")
-        stop = self.n_frames if last is None else min(last + 1, self.n_frames)
-        return self._checked(self._read(first, stop, stride))
-
-    def _checked(self, frames: Iterator[CGFrame]) -> Iterator[CGFrame]:
-        for frame in frames:
-            if len(frame.positions) != self.topology.n_beads:
-                raise InputError(f"{self.path}: a frame holds {len(frame.positions)} beads, the topology "
-                                 f"{self.topology.n_beads}")
-            yield frame
 
 
 def open_cg(path: str | Path, topology: str | Path | None = None) -> CGSource:
@@ -97,16 +43,16 @@ def open_cg(path: str | Path, topology: str | Path | None = None) -> CGSource:
     path = Path(path)
     kind = _kind(path, (*STRUCTURES, *TRAJECTORIES))
     if topology is None and kind in TRAJECTORIES:
-        raise InputError(f"{path}: a {kind} file holds no names: give a structure ({', '.join(STRUCTURES)}) of the same "
-                         "beads as --topology")
+        raise InputError(f"{path}: a {kind} file holds no names: give a structure ({', '.join(STRUCTURES)}) of the "
+                         "same beads as --topology")
     names = None
     if topology is not None:
         _kind(Path(topology), STRUCTURES)
         names = open_cg(topology).topology
-    with _named_errors(path):
+    with named_errors(path):
         if kind in TRAJECTORIES:
             return _open_trajectory(path, names, topology)
-        source = {".gro": _open_gro, ".pdb": _open_pdb}.get(kind, _open_cif)(path)
+        source = {".gro": _open_gro, ".pdb": _open_pdb}.get(kind, open_pdbx)(path)
     if names is None:
         return source
     if source.topology.n_beads != names.n_beads:
@@ -125,34 +71,6 @@ def _kind(path: Path, known: tuple[str, ...]) -> str:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     return kind
-
-
-@contextmanager
-def _named_errors(path: Path):
-    """Turn whatever a parser stumbles over into one line that names the file."""
-    try:
-        yield
-    except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
-    except Exception as error:
-        # Parsers of others raise what they like (even bare Exception); to the user it is one thing.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as {path.suffix.lower()} ({reason})") from error
-
-
-def _box(vectors) -> np.ndarray | None:
-    vectors = np.asarray(vectors, dtype=float)
-    return reduce_box(vectors) if np.any(vectors) else None
-
-
-def _cell(lengths_nm, angles_deg) -> np.ndarray | None:
-    """Box of cell lengths and angles; a cell of no size, or the 1 x 1 x 1 Angstrom of "no cell" in PDB files, is none."""
-    from mdtraj.utils.unitcell import lengths_and_angles_to_box_vectors
-
-    lengths = np.asarray(lengths_nm, dtype=float)
-    if not lengths.any() or np.allclose(lengths, 0.1):
-        return None
-    return reduce_box(np.array(lengths_and_angles_to_box_vectors(*lengths, *map(float, angles_deg))))
 
 
 # --- GROMACS .gro ---------------------------------------------------------------------------------------------------
@@ -207,7 +125,7 @@ def _gro_lines(path: Path, file, frame: int) -> tuple[str, list[str], str]:
 
 
 def _gro_frames(path: Path, first: int, stop: int, stride: int) -> Iterator[CGFrame]:
-    with open(path, errors="replace") as file, _named_errors(path):
+    with open(path, errors="replace") as file, named_errors(path):
         for frame in range(stop):
             title, lines, box = _gro_lines(path, file, frame)
             if frame >= first and (frame - first) % stride == 0:
@@ -237,7 +155,7 @@ def _gro_box(path: Path, frame: int, line: str) -> np.ndarray | None:
         raise InputError(f"{path}: frame {frame} should end with a box of 3 or 9 numbers, found {line.strip()[:60]!r}: "
                          "the number of atoms on its second line may be wrong")
     xx, yy, zz, xy, xz, yx, yz, zx, zy = v + [0.0] * (9 - len(v))
-    return _box([[xx, xy, xz], [yx, yy, yz], [zx, zy, zz]])
+    return vectors_box([[xx, xy, xz], [yx, yy, yz], [zx, zy, zz]])
 
 
 # --- PDB ------------------------------------------------------------------------------------------------------------
@@ -249,8 +167,9 @@ def _open_pdb(path: Path) -> CGSource:
     numbers = _pdb_numbers([line[22:26] for line, _ in rows])
     # A chain goes on until its identifier changes or a TER record ends it.
     chains = [(line[21], ters) for line, ters in rows]
-    topology = CGTopology.from_beads([line[12:16].strip() for line, _ in rows], [line[17:21].strip() for line, _ in rows],
-                                     numbers, chains, _pdb_bonds([line[6:11].strip() for line, _ in rows], connect))
+    column = lambda start, stop: [line[start:stop].strip() for line, _ in rows]  # noqa: E731
+    topology = CGTopology.from_beads(column(12, 16), column(17, 21), numbers, chains,
+                                     _pdb_bonds(column(6, 11), connect))
     return CGSource(path, topology, n_frames, lambda *selection: _pdb_frames(path, *selection))
 
 
@@ -307,7 +226,7 @@ def _pdb_bonds(serials: list[str], connect: list[str]) -> np.ndarray | None:
 
 
 def _pdb_frames(path: Path, first: int, stop: int, stride: int) -> Iterator[CGFrame]:
-    with open(path, errors="replace") as file, _named_errors(path):
+    with open(path, errors="replace") as file, named_errors(path):
         frame, rows, box, time = 0, [], None, None
         for line in file:
             if line.startswith(("ATOM", "HETATM")):
@@ -331,84 +250,7 @@ def _selected(frame: int, first: int, stop: int, stride: int) -> bool:
 def _pdb_box(line: str) -> np.ndarray | None:
     lengths = [float(line[k:k + 9]) / 10 for k in (6, 15, 24)]
     angles = [float(line[k:k + 7] or 90) for k in (33, 40, 47)]
-    return _cell(lengths, angles)
-
-
-# --- PDBx/mmCIF -----------------------------------------------------------------------------------------------------
-
-def _open_cif(path: Path) -> CGSource:
-    from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
-
-    data: list = []
-    with open(path, errors="replace") as file:
-        PdbxReader(file).read(data)
-    sites = data[0].getObj("atom_site") if data else None
-    if sites is None or not sites.getRowCount():
-        raise InputError(f"{path}: holds no _atom_site table")
-    column = _cif_columns(sites)
-    models = column("pdbx_PDB_model_num") or ["1"] * sites.getRowCount()
-    xyz = np.array([column(f"Cartn_{axis}") for axis in "xyz"], dtype=float).T / 10
-    starts = [0, *(i for i in range(1, len(models)) if models[i] != models[i - 1]), len(models)]
-    frames = [xyz[a:b] for a, b in zip(starts, starts[1:])]
-    box = _cif_box(data[0].getObj("cell"))
-    topology = _cif_topology(path, column, starts[1], data[0].getObj("struct_conn"))
-    return CGSource(path, topology, len(frames), lambda first, stop, stride: (
-        CGFrame(positions, box) for positions in frames[first:stop:stride]))
-
-
-def _cif_columns(table) -> Callable[..., list[str] | None]:
-    rows = table.getRowList()
-
-    def column(*names: str) -> list[str] | None:
-        """The first of the columns that the table has."""
-        for name in names:
-            if (k := table.getAttributeIndex(name)) >= 0:
-                return [row[k] for row in rows]
-        return None
-
-    return column
-
-
-def _cif_topology(path: Path, column, n: int, connections) -> CGTopology:
-    names = column("auth_atom_id", "label_atom_id")
-    residues = column("auth_comp_id", "label_comp_id")
-    numbers = column("auth_seq_id", "label_seq_id")
-    chains = column("label_asym_id", "auth_asym_id")
-    if None in (names, residues, numbers, chains):
-        raise InputError(f"{path}: its _atom_site table lacks names of atoms, residues or chains, or residue numbers")
-    labels = [column(f"label_{x}", f"auth_{x}")[:n] for x in ("asym_id", "seq_id", "atom_id")]
-    values = [int(number) if number.lstrip("-").isdigit() else 0 for number in numbers[:n]]
-    return CGTopology.from_beads(names[:n], residues[:n], values, chains[:n], _cif_bonds(labels, connections))
-
-
-def _cif_bonds(labels: list[list[str]], connections) -> np.ndarray | None:
-    """Bonds of the struct_conn table, if atoms can be told apart by chain, residue number and name."""
-    if connections is None or not connections.getRowCount():
-        return None
-    keys = list(zip(*labels))
-    index = {key: i for i, key in enumerate(keys)}
-    column = _cif_columns(connections)
-    ends = [list(zip(*(column(f"ptnr{side}_label_{x}") or [] for x in ("asym_id", "seq_id", "atom_id"))))
-            for side in "12"]
-    covalent = [kind.lower()[:6] in ("covale", "disulf", "modres") for kind in column("conn_type_id")]
-    pairs = [(a, b) for a, b, bonded in zip(*ends, covalent) if bonded]
-    if not pairs or len(index) < len(keys) or any(a not in index or b not in index for a, b in pairs):
-        return None
-    return np.array([(index[a], index[b]) for a, b in pairs], dtype=np.int64)
-
-
-def _cif_box(cell) -> np.ndarray | None:
-    if cell is None or not cell.getRowCount():
-        return None
-    value = _cif_columns(cell)
-    try:
-        return _cell([float(value(f"length_{x}")[0]) / 10 for x in "abc"],
-                     [float(value(f"angle_{x}")[0]) for x in ("alpha", "beta", "gamma")])
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        # A cell of ? marks is no cell.
-        return None
+    return cell_box(lengths, angles)
 
 
 # --- binary trajectories --------------------------------------------------------------------------------------------
@@ -432,13 +274,14 @@ def _trajectory_file(path: Path):
 
 
 def _trajectory_frames(path: Path, first: int, stop: int, stride: int) -> Iterator[CGFrame]:
-    with _named_errors(path), _trajectory_file(path) as file:
+    with named_errors(path), _trajectory_file(path) as file:
         for frame in range(first, stop, stride):
             file.seek(frame)
             if path.suffix.lower() == ".dcd":
                 xyz, lengths, angles = file.read(n_frames=1)
-                box = None if lengths is None else _cell(lengths[0] / 10, angles[0])
+                box = None if lengths is None else cell_box(lengths[0] / 10, angles[0])
                 yield CGFrame(xyz[0].astype(float) / 10, box)
             else:
                 xyz, time, _, vectors = file.read(n_frames=1)[:4]
-                yield CGFrame(xyz[0].astype(float), None if vectors is None else _box(vectors[0]), float(time[0]))
+                box = None if vectors is None else vectors_box(vectors[0])
+                yield CGFrame(xyz[0].astype(float), box, float(time[0]))

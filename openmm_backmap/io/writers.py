@@ -47,7 +47,7 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{path} cannot be written ({error})") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -205,7 +205,8 @@ class _PdbSink(_TextSink):
             self.file.write(f"TITLE     openmm_backmap t= {time_ps:.5f}\n")
         if box is not None:
             lengths, angles = _cell(box)
-            self.file.write("CRYST1%9.3f%9.3f%9.3f%7.2f%7.2f%7.2f P 1           1\n" % (*lengths * 10, *angles))
+            cell = "".join([f"{x * 10:9.3f}" for x in lengths] + [f"{x:7.2f}" for x in angles])
+            self.file.write(f"CRYST1{cell} P 1           1\n")
         PDBFile.writeModel(self.topology, positions * 10, self.file, modelIndex=frame + 1, keepIds=True)
 
     def __exit__(self, kind, *_):

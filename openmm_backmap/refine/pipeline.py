@@ -24,9 +24,11 @@ from openmm_backmap.refine.systems import (
 
 # A melt at 568 K has forces up to 4500 kJ/mol/nm; what exceeds this is an overlap.
 LARGEST_FORCE = 2e4
+# Few steps are better before dynamics, which then have less to undo, as long as forces are those of a melt.
+_READY_FORCE = 6e3
 FRICTION_PER_PS = 10.0
 _ALL, _CONSTRAINT_TOLERANCE = 2**32 - 1, 1e-6
-_SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS = 30, 30, 200
+_SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS = 30, 10, 200
 _BOND_NM, _STILL_NM = 1e-4, 1e-5
 _CHUNK_PS = 0.1
 _OTHER = "try another seed or draw more samples"
@@ -195,13 +197,15 @@ class _Run:
             context.setPositions(start)
             energy_before = _energy(context, _ALL & ~(1 << SOFT_GROUP))
             self._minimize(context, NONBONDED_GROUP, _SOFT_STEPS)
+            if inverted_centres(self.target, _positions(context)).any():
+                self._minimize(context, NONBONDED_GROUP, _MORE_STEPS)
         with self._stage("minimize"):
             energy = self._minimize(context, SOFT_GROUP, _TRUE_STEPS)
-            if self.settings.mode == "minimize" or self._largest(context).max() > LARGEST_FORCE:
+            exact, _ = self._exact(_positions(context))
+            if self.settings.mode == "minimize" or not self._forces(exact).max() < _READY_FORCE:
                 energy = self._minimize(context, SOFT_GROUP, _MORE_STEPS)
-            relaxed = _positions(context)
-            self._check_minimum(start, relaxed, force, energy - energy_before)
-            exact, _ = self._exact(relaxed)
+                exact, _ = self._exact(_positions(context))
+            self._check_minimum(start, _positions(context), force, energy - energy_before)
         error = self._bond_error(exact)
         if error > _BOND_NM:
             worst = self._worst_bond(exact)
@@ -254,13 +258,16 @@ class _Run:
                     context.getIntegrator().step(min(chunk, total - done))
                 state = context.getState(positions=True, velocities=True)
             except OpenMMException as error:
-                raise RefinementError(f"dynamics failed ({' '.join(str(error).split())}); use a shorter timestep_ps than "
-                                      f"{settings.timestep_ps:g}, else {_OTHER}") from None
+                raise self._dynamics_failed(" ".join(str(error).split())) from None
         found = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         if not np.isfinite(found).all():
-            raise RefinementError(f"dynamics failed: positions are not finite; use a shorter timestep_ps than "
-                                  f"{settings.timestep_ps:g}, else {_OTHER}")
-        return np.array(found), np.array(state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond))
+            raise self._dynamics_failed("positions are not finite")
+        velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
+        return np.array(found), np.array(velocities)
+
+    def _dynamics_failed(self, why: str) -> RefinementError:
+        return RefinementError(f"dynamics failed ({why}); use a shorter timestep_ps than {self.settings.timestep_ps:g}, "
+                               f"else {_OTHER}")
 
     def _defects(self, positions: np.ndarray):
         return (np.flatnonzero(inverted_centres(self.target, positions)),
@@ -270,12 +277,14 @@ class _Run:
         """Refuse a result with defects; say whether the generator or the refinement made them."""
         inverted, pierced, _ = after
         if len(inverted):
-            origin = _origin(inverted[0] in before[0])
+            origin = _origin(np.isin(inverted[0], before[0]))
             raise RefinementError(f"{len(inverted)} stereocentres are inverted, {origin} (first: "
                                   f"{where(self.target, self.target.stereo[inverted[0], 0])}); {_OTHER}")
         if len(pierced):
-            ring, bond = pierced[0]
-            origin = _origin((before[1] == pierced[0]).all(axis=1).any())
+            # The bond in a ring that was pierced before may have slipped to the next one.
+            already = np.isin(pierced[:, 0], before[1][:, 0])
+            ring, bond = pierced[np.argmax(already)]
+            origin = _origin(already.any())
             raise RefinementError(
                 f"{len(pierced)} rings are pierced by a bond, {origin} (first: the ring of "
                 f"{where(self.target, rings(self.target)[ring][0])} by the bond at "

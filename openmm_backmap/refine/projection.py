@@ -109,4 +109,5 @@ def _bond_gradients(pairs: np.ndarray, unit: np.ndarray, n_atoms: int) -> sparse
 
 def bond_error(positions: np.ndarray, pairs: np.ndarray, lengths: np.ndarray) -> float:
     """Largest deviation, nm, of the distances of ``pairs`` from ``lengths``; 0 where there are none."""
-    return float(np.abs(np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1) - lengths).max(initial=0))
+    found = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
+    return float(np.abs(found - lengths).max(initial=0.0))

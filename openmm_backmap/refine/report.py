@@ -71,7 +71,7 @@ class RefineReport:
 
 @dataclass(frozen=True)
 class Refined:
-    """Positions (n_atoms, 3), nm; velocities (n_atoms, 3), nm/ps, after dynamics, else None; box (3, 3), nm, or None."""
+    """Positions (n_atoms, 3), nm; velocities (n_atoms, 3), nm/ps, or None without dynamics; box (3, 3), nm, or None."""
 
     positions: np.ndarray
     velocities: np.ndarray | None

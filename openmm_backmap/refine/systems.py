@@ -1,4 +1,4 @@
-"""The two systems that refinement runs on: one that forgives bad geometry, one that is the user's own plus restraints."""
+"""The two systems of refinement: one that forgives bad geometry, one that is the user's own plus restraints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ _SOFT_CUTOFF_NM = 0.6
 # A soft core of 0.1 lets two atoms pass at about 360 epsilon: repulsion is felt, but no force exceeds some 1e4.
 _SOFT_CORE = """4*epsilon*(x^2 - x); x = 1/(0.1 + (r/sigma)^6);
 epsilon = sqrt(epsilon1*epsilon2); sigma = max(0.5*(sigma1 + sigma2), 0.01)"""
-# Flat where the hand is right (a tetrahedral centre spans 0.002 to 0.0026 nm^3), about 500 kJ/mol where it is wrong.
-_HAND = """5e7*max(0, 0.001 - hand*volume)^2;
+# Flat where the hand is right, 2000 kJ/mol where it is as wrong. A tetrahedral centre spans 0.002 to 0.0026 nm^3 with
+# three neighbours; the fourth lies on the same side, farther out, and would be left inside if it were not asked for.
+_HAND = """500*max(0, 1 - hand*volume/enough)^2;
 volume = (ay*bz - az*by)*(x4 - x1) + (az*bx - ax*bz)*(y4 - y1) + (ax*by - ay*bx)*(z4 - z1);
 ax = x2 - x1; ay = y2 - y1; az = z2 - z1; bx = x3 - x1; by = y3 - y1; bz = z3 - z1"""
+_ENOUGH_CENTRE_NM3, _ENOUGH_FOURTH_NM3 = 0.0012, 0.005
 
 
 def restrained_system(target: Target, box: np.ndarray | None, beads: np.ndarray, k: float):
@@ -74,8 +76,12 @@ def _hand_force(target: Target):
 
     force = CustomCompoundBondForce(4, _HAND)
     force.addPerBondParameter("hand")
+    force.addPerBondParameter("enough")
     for atoms, sign in zip(target.stereo.tolist(), target.stereo_sign.tolist()):
-        force.addBond(atoms, [sign])
+        force.addBond(atoms, [sign, _ENOUGH_CENTRE_NM3])
+        bonded = target.bonds[(target.bonds == atoms[0]).any(axis=1)].ravel().tolist()
+        for fourth in set(bonded) - set(atoms):
+            force.addBond([fourth, *atoms[1:]], [sign, _ENOUGH_FOURTH_NM3])
     force.setForceGroup(SOFT_GROUP)
     return force
 

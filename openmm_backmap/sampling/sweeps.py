@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from openmm_backmap.environments.local import BeadSurroundings, Environment
-from openmm_backmap.geometry.checks import close_contacts, inverted_centres, pierced_rings
+from openmm_backmap.geometry.checks import close_contacts, inverted_centres, pierced_rings, rings
 from openmm_backmap.sampling.colouring import colour_beads
 
 Draw = Callable[[Environment], torch.Tensor]
@@ -106,9 +106,9 @@ class _Sweep:
         """Beads that own an atom of an inverted centre, a pierced ring or a close contact."""
         target = self.around.tables.target
         x = self.positions.cpu().numpy().astype(float)
-        atoms = [target.stereo[inverted_centres(target, x)].ravel(), close_contacts(target, x, self.box).ravel()]
-        rings, bonds = pierced_rings(target, x, self.box)
-        atoms += [ring for ring in rings] + [np.ravel(bonds)]
+        ring, bond = pierced_rings(target, x, self.box).T
+        atoms = [target.stereo[inverted_centres(target, x)].ravel(), close_contacts(target, x, self.box).ravel(),
+                 target.bonds[bond].ravel(), *(rings(target)[k] for k in ring)]
         return np.unique(target.bead_of_atom[np.concatenate(atoms).astype(int)])
 
 
