@@ -30,8 +30,8 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("-o", "--output", type=_PATH, required=True,
               help="Atoms; the ending chooses the format: .pdb .cif .gro .xtc .dcd ...")
 @click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True,
-              help="Draws for each frame. Of one frame they become the models or frames of the output; of a trajectory, "
-                   "files OUTPUT_1, OUTPUT_2, ...")
+              help="Draws for each frame. Of one frame they become the models or frames of the output; of a "
+                   "trajectory, files OUTPUT_1, OUTPUT_2, ...")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 2), help="The same seed gives the same atoms. [default: fresh]")
 @click.option("--refine", type=click.Choice(["none", "minimize", "equilibrate"]), default="equilibrate",
               show_default=True, help="How far to take the atoms drawn, with the beads held.")

@@ -232,8 +232,8 @@ class _Job:
     def __init__(self, backmapper: Backmapper, source: CGSource, frame: CGFrame, settings, aliases, project: bool,
                  seed: int | None):
         if not project and settings.mode != "none":
-            raise InputError(f"refinement ({settings.mode}) starts from atoms that meet their beads: without projection, "
-                             "refine must be none")
+            raise InputError(f"refinement ({settings.mode}) starts from atoms that meet their beads: without "
+                             "projection, refine must be none")
         self.backmapper, self.settings, self.project = backmapper, settings, project
         self.seed = int(np.random.SeedSequence().entropy % _SEEDS) if seed is None else seed
         self.rng = np.random.default_rng(self.seed)

@@ -51,7 +51,6 @@ def test_owners_and_kinds(sps):
     assert owned[0] == ["HB1", "CB", "HB2", "HA", "CA", "H1"]
     assert owned[2] == owned[0][:-1] and owned[4] == owned[2] + ["H2"]
     assert [len(owned[b]) for b in (1, 3, 5)] == [11] * 3
-    assert target.bead_kind.tolist() == [0, 1, 2, 1, 3, 1] and len(target.kind_names) == 4
     assert target.bead_type.tolist() == [0, 1] * 3
 
 

@@ -83,7 +83,8 @@ def test_samples_of_one_frame_are_models(run, tmp_path):
 
 
 def test_models_of_a_pdb_are_frames(run, tmp_path):
-    code, out, _ = run(write_pdb(tmp_path / "cg.pdb", n_models=3), "-o", tmp_path / "aa.pdb", "--refine", "none", *QUICK)
+    cg = write_pdb(tmp_path / "cg.pdb", n_models=3)
+    code, out, _ = run(cg, "-o", tmp_path / "aa.pdb", "--refine", "none", *QUICK)
     assert code == 0 and "3 frames" in out
     assert mdtraj.load(tmp_path / "aa.pdb").n_frames == 3
 

@@ -107,7 +107,8 @@ def _image(figure: Figure, caption: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    return (f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{caption}</figcaption></figure>")
 
 
 def _figure(*size: float) -> Figure:
@@ -127,7 +128,8 @@ def _system_figure(result: Backmapped) -> Figure:
     positions = molecules_into_box(result.positions[0], result.box, target.molecule_of_atom)
     tints = matplotlib.colormaps["tab10"](np.arange(len(target.chains)) % 10)[:, :3]
     light = np.where(np.array(target.elements) == "H", 0.7, 0.1)[:, None]
-    _spheres(axes, positions, _per_element(target, _RADII_NM, 0.13), tints[target.molecule_of_atom] * (1 - light) + light)
+    colours = tints[target.molecule_of_atom] * (1 - light) + light
+    _spheres(axes, positions, _per_element(target, _RADII_NM, 0.13), colours)
     if result.box is not None:
         _draw_box(axes, result.box)
     return _bare(axes, figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from scipy import sparse
@@ -32,9 +33,6 @@ class Target:
     bonds : ndarray of int, shape (n_bonds, 2)
     bead_type : ndarray of int, shape (n_beads,)
         Index into ``chemistry.bead_types``.
-    bead_kind : ndarray of int, shape (n_beads,)
-        Beads of one kind own the same atoms in the same order; see ``kind_names``.
-    kind_names : tuple of str
     bead_of_atom : ndarray of int, shape (n_atoms,)
     bead_bonds : ndarray of int, shape (n_bead_bonds, 2)
     bead_frame : ndarray of int, shape (n_beads, 2)
@@ -65,8 +63,6 @@ class Target:
     masses: np.ndarray
     bonds: np.ndarray
     bead_type: np.ndarray
-    bead_kind: np.ndarray
-    kind_names: tuple[str, ...]
     bead_of_atom: np.ndarray
     bead_bonds: np.ndarray
     bead_frame: np.ndarray
@@ -126,26 +122,56 @@ def build_target(chemistry: Chemistry, chains) -> Target:
 
     Beads are numbered chain by chain, monomer by monomer, in the order in which the chemistry lists them.
     """
-    return _Builder(chemistry, tuple(tuple(chain) for chain in chains)).build()
+    chains = tuple(tuple(chain) for chain in chains)
+    # A melt has few distinct chains and many copies: each is laid out once.
+    parts = {chain: _ChainBuilder(chemistry, chain).build() for chain in dict.fromkeys(chains)}
+    return _join([parts[chain] for chain in chains])
 
 
-class _Builder:
-    """Collects atoms and beads of one target, chain after chain."""
+def _join(parts: list[Target]) -> Target:
+    """One target of many single-chain ones."""
+    def offsets(counts) -> np.ndarray:
+        return np.cumsum([0, *counts])[:-1]
 
-    def __init__(self, chemistry: Chemistry, chains: tuple[tuple[str, ...], ...]):
-        self.chemistry, self.chains = chemistry, chains
+    def shifted(name: str, by: np.ndarray) -> np.ndarray:
+        arrays = [getattr(part, name) for part in parts]
+        return np.concatenate([np.where(a >= 0, a + shift, a) for a, shift in zip(arrays, by, strict=True)])
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    def names(name: str) -> tuple[str, ...]:
+        return tuple(chain.from_iterable(getattr(part, name) for part in parts))
+
+    atom, bead = offsets([p.n_atoms for p in parts]), offsets([p.n_beads for p in parts])
+    residue, number = offsets([len(p.residue_names) for p in parts]), np.arange(len(parts))
+    swaps = [(a + shift, b + shift) for part, shift in zip(parts, atom, strict=True) for a, b in part.swaps]
+    return Target(
+        chemistry=parts[0].chemistry, chains=names("chains"), atom_names=names("atom_names"),
+        residue_of_atom=shifted("residue_of_atom", residue), residue_names=names("residue_names"),
+        chain_of_residue=shifted("chain_of_residue", number), elements=names("elements"),
+        atom_type=joined("atom_type"), masses=joined("masses"), bonds=shifted("bonds", atom),
+        bead_type=joined("bead_type"), bead_of_atom=shifted("bead_of_atom", bead),
+        bead_bonds=shifted("bead_bonds", bead), bead_frame=shifted("bead_frame", bead),
+        mapping=sparse.csr_array(sparse.block_diag([part.mapping for part in parts], format="csr")),
+        stereo=shifted("stereo", atom), stereo_sign=joined("stereo_sign"), bead_hand=joined("bead_hand"),
+        excluded=shifted("excluded", atom), swaps=tuple(swaps),
+        molecule_of_bead=shifted("molecule_of_bead", number), molecule_of_atom=shifted("molecule_of_atom", number))
+
+
+class _ChainBuilder:
+    """Collects atoms and beads of one chain."""
+
+    def __init__(self, chemistry: Chemistry, chain: tuple[str, ...]):
+        self.chemistry, self.chain = chemistry, chain
         self.type_index = {name: k for k, name in enumerate(chemistry.type_classes)}
         self.bead_type_index = {name: k for k, name in enumerate(chemistry.bead_types)}
         self.atoms: list = []                 # TemplateAtom
         self.residue_of_atom: list[int] = []
         self.bead_of_atom: list[int] = []
-        self.chain_of_atom: list[int] = []
         self.residue_names: list[str] = []
-        self.chain_of_residue: list[int] = []
         self.bonds: list[tuple[int, int]] = []
         self.bead_specs: list = []
-        self.kinds: dict[tuple, int] = {}
-        self.chain_of_bead: list[int] = []
         self.frames: list[tuple[int, int]] = []
         self.bead_bonds: list[tuple[int, int]] = []
         self.rows: list[int] = []
@@ -157,38 +183,35 @@ class _Builder:
         self.no_nonbonded_beads: list[int] = []
         self.no_nonbonded_pairs: list[tuple[int, int]] = []
         self.swaps: list[tuple[np.ndarray, np.ndarray]] = []
-        self.closing: dict[int, list[str]] = {}
 
     def build(self) -> Target:
-        for index, chain in enumerate(self.chains):
-            self._add_chain(index, chain)
-        kinds = [self._kind(b, s) for b, s in enumerate(self.bead_specs)]
+        self._add_chain()
         mapping = sparse.csr_array((self.weights, (self.rows, self.cols)),
                                    shape=(len(self.bead_specs), len(self.atoms)))
         mapping = sparse.csr_array(sparse.diags_array(1.0 / mapping.sum(axis=1)) @ mapping)
         array = lambda values, width: np.array(values, dtype=np.int64).reshape(-1, width)  # noqa: E731
         return Target(
-            chemistry=self.chemistry, chains=self.chains, atom_names=tuple(a.name for a in self.atoms),
+            chemistry=self.chemistry, chains=(self.chain,), atom_names=tuple(a.name for a in self.atoms),
             residue_of_atom=np.array(self.residue_of_atom), residue_names=tuple(self.residue_names),
-            chain_of_residue=np.array(self.chain_of_residue), elements=tuple(a.element for a in self.atoms),
+            chain_of_residue=np.zeros(len(self.residue_names), dtype=np.int64), elements=tuple(a.element for a in self.atoms),
             atom_type=np.array([self.type_index[a.type_class] for a in self.atoms]),
             masses=np.array([a.mass for a in self.atoms]), bonds=array(self.bonds, 2),
             bead_type=np.array([self.bead_type_index[s.type] for s in self.bead_specs]),
-            bead_kind=np.array(kinds), kind_names=tuple(":".join(k) for k in self.kinds),
             bead_of_atom=np.array(self.bead_of_atom), bead_bonds=array(self.bead_bonds, 2),
             bead_frame=array(self.frames, 2), mapping=mapping, stereo=array(self.stereo, 4),
             stereo_sign=np.array(self.signs, dtype=np.int64),
             bead_hand=np.array(self.hands, dtype=np.int64), excluded=self._excluded(), swaps=tuple(self.swaps),
-            molecule_of_bead=np.array(self.chain_of_bead), molecule_of_atom=np.array(self.chain_of_atom))
+            molecule_of_bead=np.zeros(len(self.bead_specs), dtype=np.int64),
+            molecule_of_atom=np.zeros(len(self.atoms), dtype=np.int64))
 
-    def _add_chain(self, index: int, chain: tuple[str, ...]) -> None:
-        monomers = [self._monomer(name) for name in chain]
-        atom_of = [self._add_atoms(index, m.residue(k, len(chain))) for k, m in enumerate(monomers)]
-        bead_of = [self._add_beads(index, m) for m in monomers]
+    def _add_chain(self) -> None:
+        monomers = [self._monomer(name) for name in self.chain]
+        atom_of = [self._add_atoms(m.residue(k, len(self.chain))) for k, m in enumerate(monomers)]
+        bead_of = [self._add_beads(m) for m in monomers]
         for k, monomer in enumerate(monomers):
             self._add_monomer(k, monomer, atom_of, bead_of)
         if self.chemistry.end:
-            self._add_end(index, atom_of, bead_of)
+            self._add_end(atom_of, bead_of)
 
     def _monomer(self, name: str) -> MonomerSpec:
         try:
@@ -197,23 +220,20 @@ class _Builder:
             raise ChemistryError(f"chemistry {self.chemistry.name} has no monomer {name!r}; "
                                  f"known: {', '.join(self.chemistry.monomers)}") from None
 
-    def _add_atoms(self, chain: int, residue: str) -> dict[str, int]:
+    def _add_atoms(self, residue: str) -> dict[str, int]:
         template = self.chemistry.templates[residue]
         start = len(self.atoms)
         index = {atom.name: start + k for k, atom in enumerate(template.atoms)}
         self.atoms.extend(template.atoms)
         self.residue_of_atom.extend([len(self.residue_names)] * len(template.atoms))
-        self.chain_of_atom.extend([chain] * len(template.atoms))
         self.bead_of_atom.extend([NONE] * len(template.atoms))
         self.residue_names.append(residue)
-        self.chain_of_residue.append(chain)
         self.bonds.extend((index[a], index[b]) for a, b in template.bonds)
         return index
 
-    def _add_beads(self, chain: int, monomer: MonomerSpec) -> dict[str, int]:
+    def _add_beads(self, monomer: MonomerSpec) -> dict[str, int]:
         start = len(self.bead_specs)
         self.bead_specs.extend(monomer.beads)
-        self.chain_of_bead.extend([chain] * len(monomer.beads))
         return {bead.name: start + k for k, bead in enumerate(monomer.beads)}
 
     def _add_monomer(self, k: int, monomer: MonomerSpec, atom_of, bead_of) -> None:
@@ -246,21 +266,14 @@ class _Builder:
         for a, b in monomer.equivalent:
             self.swaps.append((np.array([atom_of[k][x] for x in a]), np.array([atom_of[k][x] for x in b])))
 
-    def _add_end(self, chain: int, atom_of, bead_of) -> None:
-        index = self._add_atoms(chain, self.chemistry.end.residue)
+    def _add_end(self, atom_of, bead_of) -> None:
+        index = self._add_atoms(self.chemistry.end.residue)
         place = {"first": 0, "last": len(atom_of) - 1}
         for atom in self.chemistry.end.atoms:
             side, name = atom.bond
             self.bonds.append((atom_of[place[side]][name], index[atom.name]))
             side, name = atom.bead
-            bead = bead_of[place[side]][name]
-            self.bead_of_atom[index[atom.name]] = bead
-            self.closing.setdefault(bead, []).append(atom.name)
-
-    def _kind(self, bead: int, spec) -> int:
-        # Beads of one kind own the same atoms; a closing atom makes the bead another kind.
-        key = (spec.type, *spec.atoms, *self.closing.get(bead, ()))
-        return self.kinds.setdefault(key, len(self.kinds))
+            self.bead_of_atom[index[atom.name]] = bead_of[place[side]][name]
 
     def _excluded(self) -> np.ndarray:
         wanted = set(self.no_nonbonded_beads)

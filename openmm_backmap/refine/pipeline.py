@@ -15,7 +15,8 @@ import numpy as np
 
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.errors import InputError, RefinementError
-from openmm_backmap.geometry.checks import close_contacts, inverted_centres, mapping_rmsd, pierced_rings, rings
+from openmm_backmap.geometry.checks import (
+    close_contacts, inverted_centres, mapping_rmsd, pierced_rings, ring_planarity, rings)
 from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds
 from openmm_backmap.refine.report import Refined, RefineReport, RefineSettings
 from openmm_backmap.refine.restraints import move_bead_restraints
@@ -164,6 +165,8 @@ class _Run:
         if self.settings.mode != "none":
             positions = self._minimized(start, force)
         if self.settings.mode == "equilibrate":
+            # What is wrong with a minimum does not go away in dynamics, and has a name here: there it is only NaN.
+            self._judge(defects, self._defects(positions), self._forces(positions))
             positions, velocities = self._equilibrated(positions)
         with self._stage("check"):
             after, force_after = self._defects(positions), self._forces(positions)
@@ -258,16 +261,21 @@ class _Run:
                     context.getIntegrator().step(min(chunk, total - done))
                 state = context.getState(positions=True, velocities=True)
             except OpenMMException as error:
-                raise self._dynamics_failed(" ".join(str(error).split())) from None
+                raise self._dynamics_failed(positions, str(error).split(".")[0]) from None
         found = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         if not np.isfinite(found).all():
-            raise self._dynamics_failed("positions are not finite")
+            raise self._dynamics_failed(positions, "positions are not finite")
         velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
         return np.array(found), np.array(velocities)
 
-    def _dynamics_failed(self, why: str) -> RefinementError:
-        return RefinementError(f"dynamics failed ({why}); use a shorter timestep_ps than {self.settings.timestep_ps:g}, "
-                               f"else {_OTHER}")
+    def _dynamics_failed(self, start: np.ndarray, why: str) -> RefinementError:
+        bent, hint = ring_planarity(self.target, start), ""
+        if len(bent):
+            worst = int(np.argmax(bent))
+            hint = (f"; the most bent ring, of {where(self.target, rings(self.target)[worst][0])}, was "
+                    f"{bent[worst]:.3f} nm out of plane")
+        return RefinementError(f"dynamics failed ({why}){hint}; use a shorter timestep_ps than "
+                               f"{self.settings.timestep_ps:g}, else {_OTHER}")
 
     def _defects(self, positions: np.ndarray):
         return (np.flatnonzero(inverted_centres(self.target, positions)),
@@ -291,8 +299,8 @@ class _Run:
                 f"{where(self.target, self.target.bonds[bond, 0])}); no refinement undoes that: {_OTHER}")
         if not force.max() < LARGEST_FORCE:
             raise RefinementError(f"a force of {force.max():.3g} kJ/mol/nm is left at "
-                                  f"{where(self.target, int(np.argmax(force)))} (at most {LARGEST_FORCE:.0g} is sound); "
-                                  f"{_OTHER}")
+                                  f"{where(self.target, int(np.argmax(force)))} (at most {LARGEST_FORCE:.0g} is "
+                                  f"sound); {_OTHER}")
 
     def _energies(self, positions: np.ndarray) -> dict[str, float]:
         """Energy by force, kJ/mol, without the restraints."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
@@ -137,8 +138,6 @@ def _save_checkpoint(trainer: FlowTrainer, checkpoint: Path) -> None:
 
 
 def _provenance(trainer: FlowTrainer, dataset: Dataset, held_out: Dataset, files: list[Path], seconds: float) -> dict:
-    import numpy as np
-
     digest = hashlib.sha256()
     for system in dataset.systems:
         digest.update(np.ascontiguousarray(system.positions).tobytes())
