@@ -138,7 +138,8 @@ class Backmapper:
         n_samples : int
             Independent draws.
         seed : int, optional
-            The same seed, model and platform give the same atoms; fresh by default, and kept in ``provenance``.
+            The same seed, model and platform give the same atoms (OpenMM's CPU platform then runs on one thread);
+            fresh by default.
         refine : {"equilibrate", "minimize", "none"}
         temperature : float or Quantity, K, optional
             The chemistry's own by default.
@@ -234,7 +235,8 @@ class _Job:
         if not project and settings.mode != "none":
             raise InputError(f"refinement ({settings.mode}) starts from atoms that meet their beads: without "
                              "projection, refine must be none")
-        self.backmapper, self.settings, self.project = backmapper, settings, project
+        self.backmapper, self.project = backmapper, project
+        self.settings = settings = replace(settings, reproducible=seed is not None)
         self.seed = int(np.random.SeedSequence().entropy % _SEEDS) if seed is None else seed
         self.rng = np.random.default_rng(self.seed)
         self.match = match_beads(backmapper.model.chemistry, source.topology, frame.positions, frame.box,

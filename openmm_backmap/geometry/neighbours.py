@@ -7,8 +7,6 @@ import itertools
 import numpy as np
 from scipy.spatial import cKDTree
 
-from openmm_backmap.geometry.periodic import wrap
-
 
 def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` nearest other points within ``cutoff`` of each point.
@@ -31,8 +29,7 @@ def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int
     """
     positions = np.asarray(positions, dtype=float)
     n = len(positions)
-    wrapped = wrap(positions, box)
-    images, source = _images(wrapped, box, cutoff)
+    wrapped, images, source = _images(positions, box, cutoff)
     distance, found = cKDTree(images).query(wrapped, k=k + 1, distance_upper_bound=cutoff)
     # The point itself comes first, except where another lies exactly on it.
     own = found == np.arange(n)[:, None]
@@ -45,13 +42,16 @@ def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int
     return index, np.where(there[..., None], shift, 0.0)
 
 
-def _images(wrapped: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """The points, then those periodic images that lie within ``cutoff`` of the box; and whose image each is."""
-    n = len(wrapped)
+def _images(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, ...]:
+    """Points in the cell; those, then their images within ``cutoff`` of the cell; and whose image each is."""
+    n = len(positions)
     if box is None:
-        return wrapped, np.arange(n)
-    fractional = wrapped @ np.linalg.inv(box)
-    margin = cutoff * np.linalg.norm(np.linalg.inv(box), axis=0)
+        return positions, positions, np.arange(n)
+    # The cell that the vectors span, not the brick of the same volume: of a brick, more than 26 images can be near.
+    inverse = np.linalg.inv(box)
+    fractional = (positions @ inverse) % 1.0
+    wrapped = fractional @ box
+    margin = cutoff * np.linalg.norm(inverse, axis=0)
     points, source = [wrapped], [np.arange(n)]
     for cell in itertools.product((-1, 0, 1), repeat=3):
         if cell == (0, 0, 0):
@@ -60,4 +60,4 @@ def _images(wrapped: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple
         near = np.flatnonzero(((moved > -margin) & (moved < 1 + margin)).all(axis=1))
         points.append(wrapped[near] + np.array(cell) @ box)
         source.append(near)
-    return np.concatenate(points), np.concatenate(source)
+    return wrapped, np.concatenate(points), np.concatenate(source)

@@ -146,7 +146,8 @@ class _MeltRun:
         if file.exists():
             return
         part = self.out / "equilibrating.npz"
-        simulation, done = self._resume(part, self.out / "packed.npz")
+        simulation, done = self._resume(1, part, self.out / "packed.npz")
+        self._keep(simulation, part, done)
         while done < self.settings.equilibrate_ps:
             self.progress("equilibrating, ps", int(done), int(self.settings.equilibrate_ps))
             span = min(10.0, self.settings.equilibrate_ps - done)
@@ -157,7 +158,7 @@ class _MeltRun:
 
     def sample(self) -> None:
         part = self.out / "sampling.npz"
-        simulation, done = self._resume(part, self.out / "equilibrated.npz")
+        simulation, done = self._resume(2, part, self.out / "equilibrated.npz")
         for k in range(int(done), self.settings.n_snapshots):
             self.progress("snapshots", k, self.settings.n_snapshots)
             simulation.step(round(self.settings.interval_ps / TIMESTEP_PS))
@@ -168,7 +169,7 @@ class _MeltRun:
             self._keep(simulation, part, k + 1)
         self.progress("snapshots", self.settings.n_snapshots, self.settings.n_snapshots)
 
-    def _resume(self, part: Path, before: Path):
+    def _resume(self, stage: int, part: Path, before: Path):
         """A constant-pressure simulation that goes on from ``part``, else from ``before``; and how far it was."""
         from openmm import MonteCarloBarostat
 
@@ -176,8 +177,12 @@ class _MeltRun:
         with np.load(before if fresh else part) as data:
             positions, velocities, box = data["positions"], data["velocities"], data["box"]
             done = 0.0 if fresh else float(data["done"])
+        # Noise that has been used must not come again: trajectories under the same noise grow alike.
+        self.rng = np.random.default_rng([self.settings.seed, stage, round(1000 * done)])
         system = create_system(self.target, box, hydrogen_mass=HYDROGEN_MASS)
-        system.addForce(MonteCarloBarostat(self.settings.pressure_bar, self.temperature))
+        barostat = MonteCarloBarostat(self.settings.pressure_bar, self.temperature)
+        barostat.setRandomNumberSeed(int(self.rng.integers(1, 2**31)))
+        system.addForce(barostat)
         simulation = self._simulation(system, positions, box)
         simulation.context.setVelocities(velocities)
         return simulation, done

@@ -134,8 +134,10 @@ class Refiner:
         from openmm_backmap.energy.platforms import best_platform
 
         platform = best_platform(self.platform)
-        fixed = "DeterministicForces"
-        properties = {fixed: "true"} if fixed in platform.getPropertyNames() else {}
+        properties = {}
+        if self.settings.reproducible:
+            wanted = {"DeterministicForces": "true", "Threads": "1"}
+            properties = {name: value for name, value in wanted.items() if name in platform.getPropertyNames()}
         return Context(system, integrator, platform, properties)
 
 

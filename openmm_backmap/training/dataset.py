@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def load_dataset(path: str | Path) -> Dataset:
             return Dataset(chemistry, tuple(
                 Frames(build_target(chemistry, chains), data[f"positions_{k}"], data[f"boxes_{k}"])
                 for k, chains in enumerate(header["chains"])))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a compiled data set, or damaged ({error})") from None
 
 

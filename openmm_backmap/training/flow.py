@@ -54,15 +54,30 @@ class FlowTraining:
 
     @classmethod
     def from_dict(cls, content: dict, where: str = "settings") -> "FlowTraining":
-        """From a settings file; unknown keys are refused."""
-        content = dict(content)
-        network = content.pop("network", {})
-        for kind, given in ((cls, content), (FlowHyperparameters, network)):
-            unknown = set(given) - {f.name for f in fields(kind)}
-            if unknown:
-                raise InputError(f"{where}: unknown setting {', '.join(sorted(unknown))}; known: "
-                                 f"{', '.join(f.name for f in fields(kind))}")
-        return cls(**content, network=FlowHyperparameters(**network))
+        """From a settings file; unknown keys and values that are no numbers are refused."""
+        if not isinstance(content, dict) or not isinstance(content.get("network", {}), dict):
+            raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented under 'network:'")
+        network = _numbers(FlowHyperparameters, content.get("network", {}), where)
+        if network.width % network.heads:
+            raise InputError(f"{where}: width {network.width} is not a multiple of heads {network.heads}")
+        return replace(_numbers(cls, {k: v for k, v in content.items() if k != "network"}, where), network=network)
+
+
+def _numbers(kind: type, given: dict, where: str):
+    """``kind(**given)`` with the types of its defaults; YAML takes 1e-3 for a text."""
+    default, known = kind(), [f.name for f in fields(kind)]
+    values = {}
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(f"{where}: unknown setting {name}; known: {', '.join(known)}")
+        try:
+            values[name] = type(getattr(default, name))(value)
+            if float(values[name]) != float(value):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise InputError(f"{where}: {name} is {value!r}; expected a number like "
+                             f"{getattr(default, name)}") from None
+    return kind(**values)
 
 
 class _Batches:
@@ -134,6 +149,10 @@ class FlowTrainer:
     def __init__(self, dataset: Dataset, validation: Dataset, settings: FlowTraining, device: str = "cpu"):
         self.settings, self.device, self.chemistry = settings, device, dataset.chemistry
         self.vocabulary = _vocabulary(dataset)
+        unknown = set(_vocabulary(validation).slots) - set(self.vocabulary.slots)
+        if unknown or validation.chemistry.bead_types != dataset.chemistry.bead_types:
+            raise InputError("the validation snapshots are of another chemistry than the training snapshots: "
+                             f"{validation.chemistry.name}, not {dataset.chemistry.name}")
         self.batches = _Batches(dataset, settings, self.vocabulary, device)
         self.held_out = _Batches(validation, settings, self.vocabulary, device)
         torch.manual_seed(settings.seed)
@@ -152,13 +171,20 @@ class FlowTrainer:
         """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` now and then."""
         until = min(until or self.settings.steps, self.settings.steps)
         running: list[float] = []
-        while self.step < until and (deadline is None or time.monotonic() < deadline):
+        first = self.step
+        # At least one update, so that there always is a loss to tell of.
+        while self.step < until and (deadline is None or self.step == first or time.monotonic() < deadline):
             running.append(self._update())
             if self.step % every == 0 or self.step == until:
-                self.history.append((self.step, float(np.mean(running)), self.validation_loss()))
+                self._record(running)
                 running = []
                 if report:
                     report(self)
+        if running:
+            self._record(running)
+
+    def _record(self, losses: list[float]) -> None:
+        self.history.append((self.step, float(np.mean(losses)), self.validation_loss()))
 
     def _update(self) -> float:
         for group in self.optimizer.param_groups:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import platform
 import time
+import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import yaml
 from openmm_backmap.chemistry import load_chemistry
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.base import Progress, pick_device
+from openmm_backmap.io.writers import check_output
 from openmm_backmap.model_file import save_model
 from openmm_backmap.training.dataset import Dataset, compile_dataset, load_dataset
 from openmm_backmap.training.flow import FlowTrainer, FlowTraining
@@ -55,7 +58,7 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     InputError
         No snapshots, shared snapshots, unknown settings, a checkpoint of another run.
     """
-    out, device = Path(out), pick_device(device)
+    out, device = check_output(out, overwrite=True), pick_device(device)
     settings = _settings(settings_file, seed)
     train_files, held_files = _expand(data), _expand(validation)
     shared = {f.resolve() for f in train_files} & {f.resolve() for f in held_files}
@@ -65,7 +68,7 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     trainer = FlowTrainer(dataset, held_out, settings, device)
     checkpoint = out.with_suffix(".checkpoint")
     if resume and checkpoint.exists():
-        trainer.load_state(torch.load(checkpoint, map_location="cpu", weights_only=True), where=str(checkpoint))
+        _load_checkpoint(trainer, checkpoint)
     elif checkpoint.exists():
         raise InputError(f"{checkpoint} is there: continue it with --resume, or remove it")
     seconds = _run(trainer, checkpoint, minutes, progress)
@@ -82,9 +85,8 @@ def _settings(file: str | Path | None, seed: int | None) -> FlowTraining:
             content = yaml.safe_load(Path(file).read_text()) or {}
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{file}: not a readable settings file ({' '.join(str(error).split())})") from None
-    if seed is not None:
-        content["seed"] = seed
-    return FlowTraining.from_dict(content, where=str(file))
+    settings = FlowTraining.from_dict(content, where=str(file))
+    return settings if seed is None else replace(settings, seed=seed)
 
 
 def _expand(paths: Sequence[str | Path]) -> list[Path]:
@@ -135,6 +137,15 @@ def _save_checkpoint(trainer: FlowTrainer, checkpoint: Path) -> None:
     part = checkpoint.with_name(f".{checkpoint.name}.part")
     torch.save(trainer.state(), part)
     os.replace(part, checkpoint)
+
+
+def _load_checkpoint(trainer: FlowTrainer, checkpoint: Path) -> None:
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        trainer.load_state(state, where=str(checkpoint))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{checkpoint}: not a checkpoint of this training, or damaged ({type(error).__name__}); "
+                         "remove it to start afresh") from None
 
 
 def _provenance(trainer: FlowTrainer, dataset: Dataset, held_out: Dataset, files: list[Path], seconds: float) -> dict:

@@ -74,6 +74,9 @@ class FlowGenerator:
     def _known(self, target: Target) -> Vocabulary:
         wanted = Vocabulary.of(target)
         unknown = set(wanted.slots) - set(self.vocabulary.slots)
+        # Bead types are counted in the chemistry's order, so that must be the same.
+        if wanted.bead_types != self.vocabulary.bead_types:
+            unknown |= set(wanted.bead_types)
         if unknown:
             raise InputError(f"the model was trained for another chemistry: it does not know {', '.join(sorted(unknown))}")
         return self.vocabulary

@@ -70,9 +70,11 @@ class FlowNetwork(nn.Module):
         keys_values = self.keys_values(tokens).view(n_batch, n_context, n, 2, h, d // h).permute(2, 3, 0, 4, 1, 5)
         present = torch.cat([env.present, env.bead_present], dim=1)
         far = env.graph.new_full((*env.graph.shape[:2], env.bead_type.shape[1]), N_GRAPH - 1)
-        return Context(tokens=tokens, keys_values=[kv.unbind(0) for kv in keys_values.unbind(0)], position=torch.cat([atoms, beads], dim=1),
-                       hidden=~present, graph=self.graph(torch.cat([env.graph, far], dim=2)),
-                       own_graph=self.graph(env.own_graph), own_hidden=~env.own, slot=self.slot(env.slot))
+        return Context(
+            tokens=tokens, keys_values=[kv.unbind(0) for kv in keys_values.unbind(0)],
+            position=torch.cat([atoms, beads], dim=1), hidden=~present,
+            graph=self.graph(torch.cat([env.graph, far], dim=2)), own_graph=self.graph(env.own_graph),
+            own_hidden=~env.own, slot=self.slot(env.slot))
 
     def velocity(self, context: "Context", x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Velocity (B, T, S, 3) at x (B, T, S, 3), angstrom, for T times t (B, T) of each environment."""
