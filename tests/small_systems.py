@@ -23,8 +23,10 @@ def small_target(n_chains: int = 3, n_monomers: int = 3) -> Target:
 
 
 def small_positions(target: Target, seed: int = 1) -> np.ndarray:
-    """Whole molecules (n_atoms, 3), nm, side by side along x, 0.9 nm apart."""
-    x = build_coordinates(target, np.random.default_rng(seed))
+    """Whole molecules (n_atoms, 3), nm, side by side along x, 0.9 nm apart; no two atoms as near to any third."""
+    rng = np.random.default_rng(seed)
+    x = build_coordinates(target, rng)
+    x += rng.normal(scale=0.003, size=x.shape)
     for m in range(len(target.chains)):
         own = target.molecule_of_atom == m
         x[own] += np.array([0.9 * m + 0.5, 1.3, 1.3]) - x[own].mean(0)
@@ -46,6 +48,6 @@ def write_snapshots(folder: Path, n_frames: int, first_seed: int = 1) -> Path:
     folder.mkdir()
     target = small_target(2, 3)
     for k in range(n_frames):
-        write_structure(folder / f"frame_{k + 1:04d}.gro", target.topology, small_positions(target, first_seed + k), BOX,
-                        gro_precision=6)
+        x = small_positions(target, first_seed + k)
+        write_structure(folder / f"frame_{k + 1:04d}.gro", target.topology, x, BOX, gro_precision=6)
     return folder

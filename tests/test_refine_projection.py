@@ -9,8 +9,8 @@ from openmm_backmap.chemistry import build_target, create_system, load_chemistry
 from openmm_backmap.errors import ChemistryError
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.reference.builder import build_coordinates
-from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds
-from openmm_backmap.refine.systems import constraints_of
+from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds, thermal_velocities
+from openmm_backmap.refine.systems import constrained_bonds
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,49 @@ def positions(target):
     return build_coordinates(target, np.random.default_rng(5))
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
 @pytest.fixture(scope="module")
 def constraints(target):
-    return constraints_of(create_system(target, None))
+    return constrained_bonds(target, create_system(flexible(target), None))
+
+
+def flexible(target):
+    return replace(target, chemistry=replace(target.chemistry, constraints="none"))
+
+
+def test_constrained_bonds_are_those_that_openmm_constrains(target, constraints):
+    system = create_system(target, None)
+    pairs, lengths = constraints
+    found = {tuple(sorted(pair)): length for pair, length in zip(pairs.tolist(), lengths, strict=True)}
+    rows = [system.getConstraintParameters(k) for k in range(system.getNumConstraints())]
+    assert found == pytest.approx({tuple(sorted(row[:2])): row[2]._value for row in rows})
+
+
+def test_bonds_alone_leave_beads_where_the_atoms_take_them(target, positions, constraints, rng):
+    pairs, lengths = constraints
+    x = positions
+    noisy = x + rng.normal(scale=0.004, size=x.shape)
+    exact = satisfy_bonds(target, noisy, None, pairs, lengths)
+    assert bond_error(exact, pairs, lengths) < 1e-6
+    assert np.abs(mapped(target, exact) - mapped(target, noisy)).max() < 0.004
+
+
+def test_thermal_velocities_stretch_no_bond_and_have_the_temperature(target, positions, constraints, rng):
+    pairs, _ = constraints
+    x = positions
+    freedom = 3 * target.n_atoms - len(pairs)
+    kinetic = []
+    for _ in range(200):
+        v = thermal_velocities(target, x, pairs, 568.0, rng)
+        along = ((x[pairs[:, 0]] - x[pairs[:, 1]]) * (v[pairs[:, 0]] - v[pairs[:, 1]])).sum(1)
+        assert np.abs(along).max() < 1e-9
+        kinetic.append(0.5 * (target.masses[:, None] * v**2).sum())
+    # The mean of 200 draws of a chi-squared with this many degrees of freedom is known to well under a per cent.
+    assert np.mean(kinetic) == pytest.approx(0.5 * freedom * 8.314463e-3 * 568, rel=0.02)
 
 
 def bond_lengths(target, x):

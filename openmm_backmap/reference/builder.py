@@ -8,25 +8,41 @@ import networkx as nx
 import numpy as np
 
 from openmm_backmap.chemistry import Target
+from openmm_backmap.geometry.checks import pierced_rings
 from openmm_backmap.geometry.periodic import spanning_order
 
 _TETRAHEDRAL = np.arccos(-1 / 3)
 _ENOUGH_NM = 0.22
 _TRIES = 24
+_REGROWTHS = 50
 
 
 def build_coordinates(target: Target, rng: np.random.Generator) -> np.ndarray:
     """Positions (n_atoms, 3), nm, of every molecule of ``target`` by itself, with random staggered torsions.
 
     Atoms with four bonds are tetrahedral, with three trigonal; bonds between trigonal atoms are planar, so regular
-    rings close. Torsions that leave room are preferred;
+    rings close. Torsions that leave room are preferred, and molecules with a bond through a ring are grown again;
     what still overlaps is for a minimiser to undo.
     """
     from openmm_backmap.chemistry import create_system
 
     lengths = _bond_lengths(create_system(target, None))
     grower = _Grower(target, lengths, rng)
-    return grower.build()
+    grower.grow(np.arange(len(target.chains)))
+    for _ in range(_REGROWTHS):
+        pierced = _pierced_molecules(target, grower.x)
+        if not len(pierced):
+            break
+        grower.grow(pierced)
+    return grower.x
+
+
+def _pierced_molecules(target: Target, positions: np.ndarray) -> np.ndarray:
+    """Molecules in which a bond passes through one of their own rings."""
+    width = 2 * np.abs(positions).max() + 1.0
+    apart = positions + target.molecule_of_atom[:, None] * np.array([width, 0.0, 0.0])
+    bonds = pierced_rings(target, apart, None)[:, 1]
+    return np.unique(target.molecule_of_atom[target.bonds[bonds, 0]])
 
 
 def _bond_lengths(system) -> dict[tuple[int, int], float]:
@@ -63,12 +79,13 @@ class _Grower:
                 self.rings_of.setdefault(atom, []).append(ring)
         self.x = np.full((target.n_atoms, 3), np.nan)
 
-    def build(self) -> np.ndarray:
+    def grow(self, molecules: np.ndarray) -> None:
         molecule = self.target.molecule_of_atom
+        self.x[np.isin(molecule, molecules)] = np.nan
         sequence = self.order[np.argsort(molecule[self.order], kind="stable")]
-        for members in np.split(sequence, np.cumsum(np.bincount(molecule))[:-1]):
-            self._grow(members.tolist())
-        return self.x
+        parts = np.split(sequence, np.cumsum(np.bincount(molecule))[:-1])
+        for m in molecules.tolist():
+            self._grow(parts[m].tolist())
 
     def _grow(self, members: list[int]) -> None:
         self.x[members[0]] = 0.0

@@ -1,8 +1,8 @@
 """Refinement: exact beads, exact bonds, no overlaps, and, if asked, the statistics of the temperature.
 
 Raw atoms overlap, and forces of 1e10 kJ/mol/nm and more stop a minimiser at its first step without a word. So a soft
-potential comes first, then the true one with flexible bonds, then bonds and beads are made exact together; what
-follows is Langevin dynamics of the true system, with the beads restrained, since a minimum is not a sample.
+potential comes first, then the true one, both with flexible bonds; what follows is Langevin dynamics with the beads
+restrained, since a minimum is not a sample. Bonds are made exact at the end.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from openmm_backmap.chemistry.target import Target
 from openmm_backmap.errors import InputError, RefinementError
 from openmm_backmap.geometry.checks import (
     close_contacts, inverted_centres, mapping_rmsd, pierced_rings, ring_planarity, rings)
-from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds
+from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds, thermal_velocities
 from openmm_backmap.refine.report import Refined, RefineReport, RefineSettings
 from openmm_backmap.refine.restraints import move_bead_restraints
 from openmm_backmap.refine.systems import (
-    NONBONDED_GROUP, RESTRAINT_GROUP, SOFT_GROUP, constraints_of, forgiving_system, restrained_system)
+    NONBONDED_GROUP, RESTRAINT_GROUP, SOFT_GROUP, constrained_bonds, refinement_system)
 
 # A melt at 568 K has forces up to 4500 kJ/mol/nm; what exceeds this is an overlap.
 LARGEST_FORCE = 2e4
 # Few steps are better before dynamics, which then have less to undo, as long as forces are those of a melt.
 _READY_FORCE = 6e3
 FRICTION_PER_PS = 10.0
-_ALL, _CONSTRAINT_TOLERANCE = 2**32 - 1, 1e-6
+_ALL = 2**32 - 1
 _SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS = 30, 10, 200
 _BOND_NM, _STILL_NM = 1e-4, 1e-5
 _CHUNK_PS = 0.1
@@ -61,7 +61,7 @@ class Refiner:
         self.target, self.settings, self.platform = target, settings, platform
         self.temperature_K = settings.temperature_K or target.chemistry.temperature_K
         self._periodic = box is not None
-        self._true = self._forgiving = None
+        self._context = self._restraints = None
 
     def refine(self, positions: np.ndarray, beads: np.ndarray, box: np.ndarray | None,
                progress: Progress | None = None) -> Refined:
@@ -101,51 +101,35 @@ class Refiner:
             raise InputError("a periodic and a non-periodic structure need a refiner each")
         return positions
 
-    def true_context(self, beads: np.ndarray, box: np.ndarray | None):
-        """Context of the user's system with the beads restrained; forces are numbered by group."""
-        if self._true is None:
-            from openmm import LangevinMiddleIntegrator
-
-            integrator = LangevinMiddleIntegrator(self.temperature_K, FRICTION_PER_PS, self.settings.timestep_ps)
-            integrator.setConstraintTolerance(_CONSTRAINT_TOLERANCE)
-            integrator.setRandomNumberSeed(self.openmm_seed)
-            system, restraints = restrained_system(self.target, box, beads, self.settings.restraint_k)
-            self._true = self._context(system, integrator), restraints
-            self.constraints = constraints_of(system)
-        return _moved(*self._true, beads, box)
-
-    def forgiving_context(self, beads: np.ndarray, box: np.ndarray | None):
-        """Context of the system with flexible bonds and, in a group of its own, soft nonbonded forces."""
-        if self._forgiving is None:
-            from openmm import VerletIntegrator
-
-            system, restraints = forgiving_system(self.target, box, beads, self.settings.restraint_k)
-            self._forgiving = self._context(system, VerletIntegrator(0.001)), restraints
-        return _moved(*self._forgiving, beads, box)
+    def context(self, beads: np.ndarray, box: np.ndarray | None):
+        """Context of the refinement system with the beads restrained to ``beads``; forces are numbered by group."""
+        if self._context is None:
+            system, self._restraints = refinement_system(self.target, box, beads, self.settings.restraint_k)
+            self.constraints = constrained_bonds(self.target, system)
+            self._context = self._new_context(system)
+        if box is not None:
+            self._context.setPeriodicBoxVectors(*box)
+        move_bead_restraints(self._context, self._restraints, beads, box)
+        return self._context
 
     @property
     def openmm_seed(self) -> int:
         """OpenMM takes 0 for "choose one", which no two runs would share."""
         return 1 + self.settings.seed % (2**31 - 2)
 
-    def _context(self, system, integrator):
-        from openmm import Context
+    def _new_context(self, system):
+        from openmm import Context, LangevinMiddleIntegrator
 
         from openmm_backmap.energy.platforms import best_platform
 
+        integrator = LangevinMiddleIntegrator(self.temperature_K, FRICTION_PER_PS, self.settings.timestep_ps)
+        integrator.setRandomNumberSeed(self.openmm_seed)
         platform = best_platform(self.platform)
         properties = {}
         if self.settings.reproducible:
             wanted = {"DeterministicForces": "true", "Threads": "1"}
             properties = {name: value for name, value in wanted.items() if name in platform.getPropertyNames()}
         return Context(system, integrator, platform, properties)
-
-
-def _moved(context, restraints, beads, box):
-    if box is not None:
-        context.setPeriodicBoxVectors(*box)
-    move_bead_restraints(context, restraints, beads, box)
-    return context
 
 
 class _Run:
@@ -158,18 +142,20 @@ class _Run:
 
     def refine(self, given: np.ndarray) -> Refined:
         with self._stage("prepare"):
-            self.context = self.refiner.true_context(self.beads, self.box)
+            self.context = self.refiner.context(self.beads, self.box)
         with self._stage("project"):
             start, projected_rmsd = self._exact(given)
             energies, force = self._energies(start), self._forces(start)
             defects = self._defects(start)
         positions, velocities = start, None
         if self.settings.mode != "none":
-            positions = self._minimized(start, force)
-        if self.settings.mode == "equilibrate":
+            relaxed = self._relaxed(start, force)
+        if self.settings.mode == "minimize":
+            positions = self._with_bonds(relaxed, self.beads)
+        elif self.settings.mode == "equilibrate":
             # What is wrong with a minimum does not go away in dynamics, and has a name here: there it is only NaN.
-            self._judge(defects, self._defects(positions), self._forces(positions))
-            positions, velocities = self._equilibrated(positions)
+            self._judge(defects, self._defects(relaxed), self._forces(relaxed))
+            positions, velocities = self._equilibrated(relaxed)
         with self._stage("check"):
             after, force_after = self._defects(positions), self._forces(positions)
             if self.settings.mode != "none":
@@ -196,9 +182,10 @@ class _Run:
             exact = project(self.target, given, self.beads)
         return exact, self._bead_rmsd(exact)
 
-    def _minimized(self, start: np.ndarray, force: np.ndarray) -> np.ndarray:
+    def _relaxed(self, start: np.ndarray, force: np.ndarray) -> np.ndarray:
+        """Positions without overlaps, bonds flexible."""
+        context = self.context
         with self._stage("soften"):
-            context = self.forgiving = self.refiner.forgiving_context(self.beads, self.box)
             context.setPositions(start)
             energy_before = _energy(context, _ALL & ~(1 << SOFT_GROUP))
             self._minimize(context, NONBONDED_GROUP, _SOFT_STEPS)
@@ -206,11 +193,15 @@ class _Run:
                 self._minimize(context, NONBONDED_GROUP, _MORE_STEPS)
         with self._stage("minimize"):
             energy = self._minimize(context, SOFT_GROUP, _TRUE_STEPS)
-            exact, _ = self._exact(_positions(context))
-            if self.settings.mode == "minimize" or not self._forces(exact).max() < _READY_FORCE:
+            if self.settings.mode == "minimize" or not self._largest(context).max() < _READY_FORCE:
                 energy = self._minimize(context, SOFT_GROUP, _MORE_STEPS)
-                exact, _ = self._exact(_positions(context))
-            self._check_minimum(start, _positions(context), force, energy - energy_before)
+            relaxed = _positions(context)
+            self._check_minimum(start, relaxed, force, energy - energy_before)
+        return relaxed
+
+    def _with_bonds(self, positions: np.ndarray, beads: np.ndarray | None) -> np.ndarray:
+        """The nearest positions with exact bonds, and exact beads where they are given."""
+        exact = satisfy_bonds(self.target, positions, beads, *self.refiner.constraints)
         error = self._bond_error(exact)
         if error > _BOND_NM:
             worst = self._worst_bond(exact)
@@ -239,7 +230,7 @@ class _Run:
 
     def _check_minimum(self, start, relaxed, force: np.ndarray, gain: float) -> None:
         """A minimiser that gives up does not say so: look at what it did."""
-        left = self._largest(self.forgiving)
+        left = self._largest(self.context)
         idle = np.abs(relaxed - start).max() < _STILL_NM or gain >= 0
         if idle and force.max() > LARGEST_FORCE:
             raise RefinementError(f"minimisation did nothing about a force of {force.max():.3g} kJ/mol/nm at "
@@ -249,26 +240,28 @@ class _Run:
                                   f"{where(self.target, int(np.argmax(left)))}; {_OTHER}")
 
     def _equilibrated(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from openmm import OpenMMException, unit
+        from openmm import OpenMMException
 
         context, settings = self.context, self.settings
         total = max(1, round(settings.equilibrate_ps / settings.timestep_ps))
         chunk = max(1, round(_CHUNK_PS / settings.timestep_ps))
         with self._stage("equilibrate"):
             try:
+                context.getIntegrator().setIntegrationForceGroups(_ALL & ~(1 << SOFT_GROUP))
                 context.setPositions(positions)
                 context.setVelocitiesToTemperature(self.refiner.temperature_K, self.refiner.openmm_seed)
                 for done in range(0, total, chunk):
                     self.progress("equilibrate", done, total)
                     context.getIntegrator().step(min(chunk, total - done))
-                state = context.getState(positions=True, velocities=True)
             except OpenMMException as error:
                 raise self._dynamics_failed(positions, str(error).split(".")[0]) from None
-        found = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        found = _positions(context)
         if not np.isfinite(found).all():
             raise self._dynamics_failed(positions, "positions are not finite")
-        velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
-        return np.array(found), np.array(velocities)
+        found = self._with_bonds(found, None)
+        pairs, _ = self.refiner.constraints
+        rng = np.random.default_rng(self.refiner.openmm_seed)
+        return found, thermal_velocities(self.target, found, pairs, self.refiner.temperature_K, rng)
 
     def _dynamics_failed(self, start: np.ndarray, why: str) -> RefinementError:
         bent, hint = ring_planarity(self.target, start), ""
@@ -309,14 +302,14 @@ class _Run:
         self.context.setPositions(positions)
         energies: dict[str, float] = {}
         for force in self.context.getSystem().getForces():
-            if force.getForceGroup() != RESTRAINT_GROUP:
+            if force.getForceGroup() not in (RESTRAINT_GROUP, SOFT_GROUP):
                 name, energy = force.getName(), _energy(self.context, 1 << force.getForceGroup())
                 energies[name] = energies.get(name, 0.0) + energy
         return energies
 
     def _forces(self, positions: np.ndarray) -> np.ndarray:
         self.context.setPositions(positions)
-        return _force_norms(self.context, _ALL & ~(1 << RESTRAINT_GROUP))
+        return _force_norms(self.context, _ALL & ~(1 << RESTRAINT_GROUP) & ~(1 << SOFT_GROUP))
 
     def _bead_rmsd(self, positions: np.ndarray) -> float:
         return float(mapping_rmsd(self.target, positions, self.beads, self.box))

@@ -11,6 +11,7 @@ from openmm_backmap.errors import ChemistryError
 from openmm_backmap.geometry.checks import mapped, once_per_target
 
 _STEP_NM = 0.03
+_GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
 _DAMPING = 1e-9
 
 
@@ -62,7 +63,7 @@ def _smoothest(target: Target):
                              "positions of some follow from others; give every bead a mass share of its own") from None
 
 
-def satisfy_bonds(target: Target, positions: np.ndarray, beads: np.ndarray, pairs: np.ndarray, lengths: np.ndarray,
+def satisfy_bonds(target: Target, positions: np.ndarray, beads: np.ndarray | None, pairs: np.ndarray, lengths: np.ndarray,
                   tolerance_nm: float = 1e-6, max_iterations: int = 25) -> np.ndarray:
     """Positions (n_atoms, 3) near ``positions`` with M(r) = R and given distances of ``pairs``, both at once.
 
@@ -73,21 +74,23 @@ def satisfy_bonds(target: Target, positions: np.ndarray, beads: np.ndarray, pair
     ----------
     target : Target
     positions : ndarray, shape (n_atoms, 3), nm
-    beads : ndarray, shape (n_beads, 3), nm
+    beads : ndarray, shape (n_beads, 3), nm, or None
+        None leaves beads where the atoms take them.
     pairs : ndarray of int, shape (n_pairs, 2)
     lengths : ndarray, shape (n_pairs,), nm
     tolerance_nm : float
         Where to stop: the largest error of a distance and of a bead coordinate.
     """
-    x = project(target, positions, beads)
+    x = np.array(positions, dtype=float) if beads is None else project(target, positions, beads)
     if not len(pairs):
         return x
     on_beads = sparse.kron(target.mapping, sparse.eye_array(3), format="csr")
+    on_beads, beads = (on_beads[:0], np.empty((0, 3))) if beads is None else (on_beads, beads)
     mobility = sparse.diags_array(np.repeat(1.0 / target.masses, 3))
     for _ in range(max_iterations):
         vector = x[pairs[:, 0]] - x[pairs[:, 1]]
         length = np.linalg.norm(vector, axis=1)
-        error = np.concatenate([length - lengths, (mapped(target, x) - beads).ravel()])
+        error = np.concatenate([length - lengths, (mapped(target, x)[:len(beads)] - beads).ravel()])
         if np.abs(error).max() < tolerance_nm:
             break
         jacobian = sparse.vstack([_bond_gradients(pairs, vector / length[:, None], target.n_atoms), on_beads])
@@ -96,6 +99,25 @@ def satisfy_bonds(target: Target, positions: np.ndarray, beads: np.ndarray, pair
         step = (weighted @ splu(normal).solve(error)).reshape(-1, 3)
         x = x - step * min(1.0, _STEP_NM / np.abs(step).max())
     return x
+
+
+def thermal_velocities(target: Target, positions: np.ndarray, pairs: np.ndarray, temperature_K: float,
+                       rng: np.random.Generator) -> np.ndarray:
+    """Velocities (n_atoms, 3), nm/ps, of a Maxwell-Boltzmann distribution in which no bond of ``pairs`` stretches.
+
+    Drawn freely, then freed of what moves along constrained bonds, with masses as the metric: that is the
+    distribution on the constrained phase space.
+    """
+    scale = np.sqrt(_GAS_CONSTANT * temperature_K / target.masses)[:, None]
+    velocities = rng.normal(size=(target.n_atoms, 3)) * scale
+    if not len(pairs):
+        return velocities
+    vector = positions[pairs[:, 0]] - positions[pairs[:, 1]]
+    unit = vector / np.linalg.norm(vector, axis=1, keepdims=True)
+    jacobian = sparse.csr_array(_bond_gradients(pairs, unit, target.n_atoms))
+    weighted = sparse.diags_array(np.repeat(1.0 / target.masses, 3)) @ jacobian.T
+    normal = sparse.csc_array(jacobian @ weighted)
+    return velocities - (weighted @ splu(normal).solve(jacobian @ velocities.ravel())).reshape(-1, 3)
 
 
 def _bond_gradients(pairs: np.ndarray, unit: np.ndarray, n_atoms: int) -> sparse.coo_array:

@@ -1,4 +1,4 @@
-"""The two systems of refinement: one that forgives bad geometry, one that is the user's own plus restraints."""
+"""The system of refinement: the force field with flexible bonds, restrained beads and forces that forgive overlaps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from openmm_backmap.chemistry.system import create_system
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.refine.restraints import add_bead_restraints
 
-# Force groups. Forces of the force field are numbered from 0 in their order.
+# Force groups; the other forces are numbered from 0 in their order.
 RESTRAINT_GROUP, SOFT_GROUP, NONBONDED_GROUP = 31, 30, 29
+# dalton; lets steps of 2 fs follow flexible bonds, and changes no equilibrium distribution of positions.
+HYDROGEN_MASS = 3.0
 
 # Overlaps are nearer than this, and a short cutoff makes the soft stage several times faster.
 _SOFT_CUTOFF_NM = 0.6
@@ -26,30 +28,26 @@ ax = x2 - x1; ay = y2 - y1; az = z2 - z1; bx = x3 - x1; by = y3 - y1; bz = z3 - 
 _ENOUGH_CENTRE_NM3, _ENOUGH_FOURTH_NM3 = 0.0012, 0.005
 
 
-def restrained_system(target: Target, box: np.ndarray | None, beads: np.ndarray, k: float):
-    """The user's system with beads restrained; every force in a group of its own. Returns system and restraints."""
-    system = create_system(target, box)
-    for group, force in enumerate(system.getForces()):
-        force.setForceGroup(group)
-    restraints = add_bead_restraints(system, target, beads, box, k)
-    restraints.setForceGroup(RESTRAINT_GROUP)
-    return system, restraints
+def refinement_system(target: Target, box: np.ndarray | None, beads: np.ndarray, k: float):
+    """The force field with flexible bonds and heavy hydrogens, beads restrained, and a soft version of the nonbonded
+    forces in a group of its own, which also turns inverted stereocentres back.
 
-
-def forgiving_system(target: Target, box: np.ndarray | None, beads: np.ndarray, k: float):
-    """Flexible bonds, beads restrained, and beside the true nonbonded forces a soft version of them in its own group.
-
-    The soft group also turns inverted stereocentres back. Returns system and restraints.
+    Bonds are not constrained: OpenMM prepares constraints in a time that grows with the square of their number (5 s
+    for 5,832 atoms, 49 s for 17,496), and :func:`~openmm_backmap.refine.projection.satisfy_bonds` makes them exact in
+    the end. Returns system and restraints; every force has a group of its own.
     """
     from openmm import NonbondedForce
 
     flexible = replace(target, chemistry=replace(target.chemistry, constraints="none"))
-    system = create_system(flexible, box)
-    for nonbonded in [force for force in system.getForces() if isinstance(force, NonbondedForce)]:
-        nonbonded.setForceGroup(NONBONDED_GROUP)
-        system.addForce(_soft_force(nonbonded))
+    system = create_system(flexible, box, hydrogen_mass=HYDROGEN_MASS)
+    for group, force in enumerate(system.getForces()):
+        force.setForceGroup(NONBONDED_GROUP if isinstance(force, NonbondedForce) else group)
+    nonbonded = next(force for force in system.getForces() if isinstance(force, NonbondedForce))
+    system.addForce(_soft_force(nonbonded))
     system.addForce(_hand_force(target))
-    return system, add_bead_restraints(system, target, beads, box, k)
+    restraints = add_bead_restraints(system, target, beads, box, k)
+    restraints.setForceGroup(RESTRAINT_GROUP)
+    return system, restraints
 
 
 def _soft_force(nonbonded):
@@ -86,10 +84,19 @@ def _hand_force(target: Target):
     return force
 
 
-def constraints_of(system) -> tuple[np.ndarray, np.ndarray]:
-    """Constrained pairs (n, 2) of ``system`` and their lengths (n,), nm."""
-    from openmm import unit
+def constrained_bonds(target: Target, system) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (n, 2) that the chemistry constrains, and their lengths (n,), nm, by the flexible bonds of ``system``."""
+    from openmm import HarmonicBondForce, unit
 
-    rows = [system.getConstraintParameters(k) for k in range(system.getNumConstraints())]
-    pairs = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2)
-    return pairs, np.array([row[2].value_in_unit(unit.nanometer) for row in rows])
+    kind = target.chemistry.constraints
+    light = np.array([element == "H" for element in target.elements])
+    pairs = target.bonds if kind == "all-bonds" else target.bonds[light[target.bonds].any(axis=1)]
+    if kind == "none":
+        pairs = pairs[:0]
+    lengths = {}
+    for force in system.getForces():
+        if isinstance(force, HarmonicBondForce):
+            for k in range(force.getNumBonds()):
+                i, j, length, _ = force.getBondParameters(k)
+                lengths[min(i, j), max(i, j)] = length.value_in_unit(unit.nanometer)
+    return pairs, np.array([lengths[min(i, j), max(i, j)] for i, j in pairs.tolist()])

@@ -83,7 +83,8 @@ def save_dataset(dataset: Dataset, path: str | Path) -> None:
 def load_dataset(path: str | Path) -> Dataset:
     """Read what :func:`save_dataset` wrote."""
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # Opened here: numpy would leave a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
             header = json.loads(str(data["header"]))
             chemistry = parse_chemistry(header["chemistry"], header["force_field"], where=f"{path}: chemistry")
             return Dataset(chemistry, tuple(

@@ -56,7 +56,8 @@ class FlowTraining:
     def from_dict(cls, content: dict, where: str = "settings") -> "FlowTraining":
         """From a settings file; unknown keys and values that are no numbers are refused."""
         if not isinstance(content, dict) or not isinstance(content.get("network", {}), dict):
-            raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented under 'network:'")
+            raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented "
+                             "under 'network:'")
         network = _numbers(FlowHyperparameters, content.get("network", {}), where)
         if network.width % network.heads:
             raise InputError(f"{where}: width {network.width} is not a multiple of heads {network.heads}")

@@ -78,7 +78,8 @@ class FlowGenerator:
         if wanted.bead_types != self.vocabulary.bead_types:
             unknown |= set(wanted.bead_types)
         if unknown:
-            raise InputError(f"the model was trained for another chemistry: it does not know {', '.join(sorted(unknown))}")
+            raise InputError("the model was trained for another chemistry: it does not know "
+                             f"{', '.join(sorted(unknown))}")
         return self.vocabulary
 
     @torch.inference_mode()
