@@ -9,6 +9,6 @@ setup(
     package_dir=BESIDE,
     package_data={
         "openmm_backmap.chemistry": ["*.yaml", "*.xml"],
-        "openmm_backmap.models": ["*.pt", "*.md"],
+        "openmm_backmap.models": ["*.pt", "*.md", "*.yaml"],
     },
 )

@@ -26,7 +26,8 @@ _DATA = click.Path(path_type=Path, exists=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 def train(data: tuple[Path, ...], validation: tuple[Path, ...], chemistry: str, out: Path, settings: Path | None,
-          resume: bool, minutes: float | None, device: str | None, seed: int | None, quiet: bool, verbose: bool) -> None:
+          resume: bool, minutes: float | None, device: str | None, seed: int | None, quiet: bool,
+          verbose: bool) -> None:
     """Train a model on atomistic structures DATA (files, or folders of them).
 
     \b

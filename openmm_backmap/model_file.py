@@ -11,11 +11,12 @@ import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from openmm_backmap.chemistry import Chemistry, parse_chemistry
 from openmm_backmap.errors import InputError

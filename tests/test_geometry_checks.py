@@ -8,8 +8,16 @@ import pytest
 
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.geometry.checks import (
-    close_contacts, inverted_centres, mapped, mapping_rmsd, near_pairs, once_per_target, pierced_rings, ring_planarity,
-    rings)
+    close_contacts,
+    inverted_centres,
+    mapped,
+    mapping_rmsd,
+    near_pairs,
+    once_per_target,
+    pierced_rings,
+    ring_planarity,
+    rings,
+)
 from openmm_backmap.geometry.periodic import minimum_image
 from openmm_backmap.reference.builder import build_coordinates
 

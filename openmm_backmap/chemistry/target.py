@@ -193,7 +193,8 @@ class _ChainBuilder:
         return Target(
             chemistry=self.chemistry, chains=(self.chain,), atom_names=tuple(a.name for a in self.atoms),
             residue_of_atom=np.array(self.residue_of_atom), residue_names=tuple(self.residue_names),
-            chain_of_residue=np.zeros(len(self.residue_names), dtype=np.int64), elements=tuple(a.element for a in self.atoms),
+            chain_of_residue=np.zeros(len(self.residue_names), dtype=np.int64),
+            elements=tuple(a.element for a in self.atoms),
             atom_type=np.array([self.type_index[a.type_class] for a in self.atoms]),
             masses=np.array([a.mass for a in self.atoms]), bonds=array(self.bonds, 2),
             bead_type=np.array([self.bead_type_index[s.type] for s in self.bead_specs]),

@@ -34,7 +34,7 @@ class Vocabulary:
     bead_types: tuple[str, ...]
 
     @classmethod
-    def of(cls, target: Target) -> "Vocabulary":
+    def of(cls, target: Target) -> Vocabulary:
         return cls(tuple(sorted(set(_slot_names(target)))), target.chemistry.bead_types)
 
 
@@ -195,7 +195,8 @@ class BeadSurroundings:
         bead_there = beads >= 0
         bead_local = self.to_local(bead, self.centre[beads.clamp(min=0)] + self.shift[bead][:, :n])
         return Environment(
-            slot=tables.slot_of_atom[own.clamp(min=0)], own=own >= 0, own_graph=tables.own_graph[bead][:, :width, :width],
+            slot=tables.slot_of_atom[own.clamp(min=0)], own=own >= 0,
+            own_graph=tables.own_graph[bead][:, :width, :width],
             position=position, atom_slot=tables.slot_of_atom[atom], offset=offset, present=present,
             graph=self._graph(bead, atom, offset, width), bead_position=bead_local * bead_there[..., None],
             bead_type=tables.bead_type[beads.clamp(min=0)], bead_offset=self.offset[bead][:, :n],

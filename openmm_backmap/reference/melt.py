@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from openmm_backmap.chemistry import Chemistry, Target, build_target, create_system, load_chemistry
-from openmm_backmap.errors import InputError
+from openmm_backmap.errors import InputError, RefinementError
+from openmm_backmap.geometry.checks import inverted_centres, pierced_rings
 from openmm_backmap.geometry.periodic import molecules_into_box
 from openmm_backmap.io.writers import write_structure
 from openmm_backmap.reference.builder import build_coordinates
@@ -25,6 +26,7 @@ HYDROGEN_MASS = 3.0
 TIMESTEP_PS = 0.004
 FRICTION_PER_PS = 1.0
 _LOCAL_BONDS = 9
+_GROWTHS = 20
 _RELAX_PS = 40.0
 _SCALE, _STEPS_PER_SCALE = 0.985, 50
 
@@ -102,18 +104,30 @@ class _MeltRun:
         file = self.out / "relaxed.npz"
         if file.exists():
             return
-        positions = build_coordinates(self.target, self.rng)
-        simulation = self._simulation(_local_system(self.target), positions)
-        for soft in (0.5, 0.05, 0.0):
-            # Atoms may lie on top of each other; the plain potential has no usable slope there.
-            simulation.context.setParameter("soft", soft)
-            simulation.minimizeEnergy(maxIterations=1000)
+        simulation = self._grown()
         simulation.integrator.setTemperature(1.4 * self.temperature)
         self._run(simulation, "chains, hot", _RELAX_PS)
         simulation.integrator.setTemperature(self.temperature)
         self._run(simulation, "chains", _RELAX_PS)
         positions, _, _ = _snapshot(simulation)
         _save(file, positions=positions)
+
+    def _grown(self):
+        """A simulation of chains without defects; what a minimiser has inverted or pierced, dynamics do not mend."""
+        system = _local_system(self.target)
+        for k in range(_GROWTHS):
+            self.progress("growing chains", k, _GROWTHS)
+            simulation = self._simulation(system, build_coordinates(self.target, self.rng))
+            for soft in (0.5, 0.05, 0.0):
+                # Atoms may lie on top of each other; the plain potential has no usable slope there.
+                simulation.context.setParameter("soft", soft)
+                simulation.minimizeEnergy(maxIterations=1000)
+            apart, _ = _spread(self.target, _snapshot(simulation)[0], self.rng)
+            if not _defects(self.target, apart, None):
+                self.progress("growing chains", _GROWTHS, _GROWTHS)
+                return simulation
+        raise RefinementError(f"no chains without {_defects(self.target, apart, None)} in {_GROWTHS} attempts; "
+                              "try another seed or fewer chains")
 
     def packed(self) -> None:
         """Chains far apart on a grid, then brought together step by step."""
@@ -139,6 +153,9 @@ class _MeltRun:
             simulation.step(_STEPS_PER_SCALE)
         self.progress("packing", n, n)
         positions, velocities, box = _snapshot(simulation)
+        defects = _defects(self.target, positions, box)
+        if defects:
+            raise RefinementError(f"packing the chains left {defects}; try another seed")
         _save(file, positions=positions, velocities=velocities, box=box)
 
     def equilibrated(self) -> None:
@@ -193,6 +210,7 @@ class _MeltRun:
 
     def _simulation(self, system, positions, box=None):
         from openmm import LangevinMiddleIntegrator, app
+
         from openmm_backmap.energy.platforms import best_platform
 
         integrator = LangevinMiddleIntegrator(self.temperature, FRICTION_PER_PS, TIMESTEP_PS)
@@ -225,6 +243,13 @@ def _save(file: Path, **arrays) -> None:
     part = file.with_suffix(".part.npz")
     np.savez(part, **arrays)
     part.replace(file)
+
+
+def _defects(target: Target, positions: np.ndarray, box: np.ndarray | None) -> str:
+    """What is wrong with the stereochemistry or topology of ``positions``, in words; empty where nothing is."""
+    counts = {"inverted stereocentres": int(inverted_centres(target, positions).sum()),
+              "pierced rings": len(pierced_rings(target, positions, box))}
+    return " and ".join(f"{n} {what}" for what, n in counts.items() if n)
 
 
 def _local_system(target: Target):

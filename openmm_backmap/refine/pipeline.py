@@ -16,17 +16,28 @@ import numpy as np
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.errors import InputError, RefinementError
 from openmm_backmap.geometry.checks import (
-    close_contacts, inverted_centres, mapping_rmsd, pierced_rings, ring_planarity, rings)
+    close_contacts,
+    inverted_centres,
+    mapping_rmsd,
+    pierced_rings,
+    ring_planarity,
+    rings,
+)
 from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds, thermal_velocities
 from openmm_backmap.refine.report import Refined, RefineReport, RefineSettings
 from openmm_backmap.refine.restraints import move_bead_restraints
 from openmm_backmap.refine.systems import (
-    NONBONDED_GROUP, RESTRAINT_GROUP, SOFT_GROUP, constrained_bonds, refinement_system)
+    NONBONDED_GROUP,
+    RESTRAINT_GROUP,
+    SOFT_GROUP,
+    constrained_bonds,
+    refinement_system,
+)
 
 # A melt at 568 K has forces up to 4500 kJ/mol/nm; what exceeds this is an overlap.
 LARGEST_FORCE = 2e4
-# Few steps are better before dynamics, which then have less to undo, as long as forces are those of a melt.
-_READY_FORCE = 6e3
+# Few steps are better before dynamics, which then have less to undo, as long as dynamics can follow the forces.
+_READY_FORCE = 1.5e4
 FRICTION_PER_PS = 10.0
 _ALL = 2**32 - 1
 _SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS = 30, 10, 200

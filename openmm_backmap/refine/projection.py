@@ -63,8 +63,8 @@ def _smoothest(target: Target):
                              "positions of some follow from others; give every bead a mass share of its own") from None
 
 
-def satisfy_bonds(target: Target, positions: np.ndarray, beads: np.ndarray | None, pairs: np.ndarray, lengths: np.ndarray,
-                  tolerance_nm: float = 1e-6, max_iterations: int = 25) -> np.ndarray:
+def satisfy_bonds(target: Target, positions: np.ndarray, beads: np.ndarray | None, pairs: np.ndarray,
+                  lengths: np.ndarray, tolerance_nm: float = 1e-6, max_iterations: int = 25) -> np.ndarray:
     """Positions (n_atoms, 3) near ``positions`` with M(r) = R and given distances of ``pairs``, both at once.
 
     Newton steps on all constraints together, each of them least motion weighted by mass. What they leave is for the

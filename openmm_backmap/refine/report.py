@@ -35,7 +35,7 @@ class RefineSettings:
 
     mode: str = "equilibrate"
     temperature_K: float | None = None
-    timestep_ps: float = 0.002
+    timestep_ps: float = 0.001
     equilibrate_ps: float = 2.0
     restraint_k: float = 50_000.0
     seed: int = 0

@@ -53,7 +53,7 @@ class FlowTraining:
     network: FlowHyperparameters = field(default_factory=FlowHyperparameters)
 
     @classmethod
-    def from_dict(cls, content: dict, where: str = "settings") -> "FlowTraining":
+    def from_dict(cls, content: dict, where: str = "settings") -> FlowTraining:
         """From a settings file; unknown keys and values that are no numbers are refused."""
         if not isinstance(content, dict) or not isinstance(content.get("network", {}), dict):
             raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented "
@@ -169,7 +169,7 @@ class FlowTrainer:
 
     def train(self, until: int | None = None, deadline: float | None = None, report: Callable | None = None,
               every: int = 500) -> None:
-        """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` now and then."""
+        """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` at times."""
         until = min(until or self.settings.steps, self.settings.steps)
         running: list[float] = []
         first = self.step

@@ -30,13 +30,13 @@ class FlowGenerator:
 
     family = "flow"
 
-    def __init__(self, network: FlowNetwork, base: "BaseDistribution", vocabulary: Vocabulary, device: str = "cpu",
+    def __init__(self, network: FlowNetwork, base: BaseDistribution, vocabulary: Vocabulary, device: str = "cpu",
                  sampling: FlowSampling = FlowSampling(), sweeps: SweepSettings = SweepSettings()):
         self.network, self.base, self.vocabulary = network.to(device).eval(), base.to(device), vocabulary
         self.device, self.sampling, self.sweeps = device, sampling, sweeps
 
     @classmethod
-    def from_model(cls, model: ModelFile, device: str = "cpu") -> "FlowGenerator":
+    def from_model(cls, model: ModelFile, device: str = "cpu") -> FlowGenerator:
         """From a model file; :class:`InputError` where its content does not fit together."""
         try:
             hyper = FlowHyperparameters(**model.hyperparameters["network"])
@@ -102,7 +102,7 @@ class BaseDistribution:
     mean: torch.Tensor
     spread: torch.Tensor
 
-    def to(self, device) -> "BaseDistribution":
+    def to(self, device) -> BaseDistribution:
         return BaseDistribution(self.mean.to(device), self.spread.to(device))
 
     def sample(self, slot: torch.Tensor, seed: torch.Generator | None = None) -> torch.Tensor:

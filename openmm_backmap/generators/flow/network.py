@@ -58,7 +58,7 @@ class FlowNetwork(nn.Module):
         self.layers = nn.ModuleList(_Layer(d, h) for _ in range(n))
         self.leave = _Leave(d, h)
 
-    def encode(self, env: Environment) -> "Context":
+    def encode(self, env: Environment) -> Context:
         """What does not depend on x_t or t: once an environment."""
         d, h, n = self.hyper.width, self.hyper.heads, self.hyper.layers
         atoms, beads = env.position * SCALE, env.bead_position * SCALE
@@ -76,7 +76,7 @@ class FlowNetwork(nn.Module):
             graph=self.graph(torch.cat([env.graph, far], dim=2)), own_graph=self.graph(env.own_graph),
             own_hidden=~env.own, slot=self.slot(env.slot))
 
-    def velocity(self, context: "Context", x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def velocity(self, context: Context, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Velocity (B, T, S, 3) at x (B, T, S, 3), angstrom, for T times t (B, T) of each environment."""
         h = self.hyper.heads
         frequency = torch.arange(1, 9, device=t.device) * torch.pi
