@@ -115,11 +115,11 @@ def _read(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch remarks about odd files; they are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: holds something other than tensors and plain values, which is refused "
-                         f"({_first_line(error)})") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a model file, or damaged ({_first_line(error)})") from None
+    except pickle.UnpicklingError:
+        raise InputError(f"{path}: not a model file, or one that holds more than tensors and plain values: that could "
+                         "run code, and is refused") from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile):
+        raise InputError(f"{path}: not a model file, or damaged; models are made by 'backmap-openmm train'") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a model of openmm_backmap; models are made by 'backmap-openmm train'")
     if content.get("version") != VERSION:
@@ -129,7 +129,3 @@ def _read(path: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{path}: damaged model file: {', '.join(missing)} missing")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

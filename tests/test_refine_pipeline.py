@@ -40,7 +40,7 @@ def noisy(positions):
 
 @pytest.fixture(scope="module")
 def minimizer(target):
-    return Refiner(target, BOX, RefineSettings("minimize"), **QUICK)
+    return Refiner(target, BOX, RefineSettings("minimize", reproducible=True), **QUICK)
 
 
 def restraint_energy(target, x, beads, box, k=1000.0, moved=None):

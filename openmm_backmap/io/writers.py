@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,8 +31,12 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
         raise InputError(f"{path}: the folder {folder} does not exist")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or another name")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: the folder {folder} is not writable")
+    try:
+        # Permissions do not tell all (read-only and virtual file systems): try it.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.stem}."):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: the folder {folder} is not writable ({error.strerror})") from None
     return path
 
 

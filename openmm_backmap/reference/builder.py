@@ -158,8 +158,9 @@ class _Grower:
         return rows
 
     def _turns(self, degree: int):
-        staggered = np.pi + 2 * np.pi / 3 * self.rng.permutation(3)
-        if degree != 4:
+        if degree == 4:
+            staggered = np.pi + 2 * np.pi / 3 * self.rng.permutation(3)
+        else:
             staggered = self.rng.uniform(0, 2 * np.pi, 6)
         for _ in range(_TRIES // len(staggered)):
             yield from staggered + self.rng.normal(scale=0.25, size=len(staggered))

@@ -40,7 +40,7 @@ LARGEST_FORCE = 2e4
 _READY_FORCE = 1.5e4
 FRICTION_PER_PS = 10.0
 _ALL = 2**32 - 1
-_SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS = 30, 10, 200
+_SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS, _MOST_ROUNDS = 30, 10, 200, 10
 _BOND_NM, _STILL_NM = 1e-4, 1e-5
 _CHUNK_PS = 0.1
 _OTHER = "try another seed or draw more samples"
@@ -162,7 +162,7 @@ class _Run:
         if self.settings.mode != "none":
             relaxed = self._relaxed(start, force)
         if self.settings.mode == "minimize":
-            positions = self._with_bonds(relaxed, self.beads)
+            positions = self._exact_minimum(relaxed)
         elif self.settings.mode == "equilibrate":
             # What is wrong with a minimum does not go away in dynamics, and has a name here: there it is only NaN.
             self._judge(defects, self._defects(relaxed), self._forces(relaxed))
@@ -204,11 +204,25 @@ class _Run:
                 self._minimize(context, NONBONDED_GROUP, _MORE_STEPS)
         with self._stage("minimize"):
             energy = self._minimize(context, SOFT_GROUP, _TRUE_STEPS)
-            if self.settings.mode == "minimize" or not self._largest(context).max() < _READY_FORCE:
+            for k in range(_MOST_ROUNDS):
+                thorough = self.settings.mode == "minimize" and k == 0
+                if not thorough and self._largest(context).max() < _READY_FORCE:
+                    break
                 energy = self._minimize(context, SOFT_GROUP, _MORE_STEPS)
             relaxed = _positions(context)
             self._check_minimum(start, relaxed, force, energy - energy_before)
         return relaxed
+
+    def _exact_minimum(self, relaxed: np.ndarray) -> np.ndarray:
+        """Beads and bonds exact, and the forces still those of a minimum: each step disturbs the other a little."""
+        with self._stage("minimize"):
+            for _ in range(_MOST_ROUNDS):
+                exact = self._with_bonds(relaxed, self.beads)
+                if self._forces(exact).max() < _READY_FORCE:
+                    break
+                self._minimize(self.context, SOFT_GROUP, _MORE_STEPS)
+                relaxed = _positions(self.context)
+        return exact
 
     def _with_bonds(self, positions: np.ndarray, beads: np.ndarray | None) -> np.ndarray:
         """The nearest positions with exact bonds, and exact beads where they are given."""
