@@ -18,7 +18,7 @@ _DEFAULT = MeltSettings()
 @click.argument("chemistry")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True,
               help="Folder of the results: melt_1/frame_0001.gro, ...")
-@click.option("--melts", type=click.IntRange(1), default=1, show_default=True,
+@click.option("--melts", type=click.IntRange(1), default=2, show_default=True,
               help="Independent melts, with the seeds SEED, SEED + 1, ...")
 @click.option("--chains", type=click.IntRange(1), default=_DEFAULT.n_chains, show_default=True)
 @click.option("--length", type=click.IntRange(1), default=_DEFAULT.n_monomers, show_default=True,
