@@ -40,6 +40,7 @@ LARGEST_FORCE = 2e4
 _READY_FORCE = 1.5e4
 FRICTION_PER_PS = 10.0
 _ALL = 2**32 - 1
+_TRUE = _ALL & ~(1 << SOFT_GROUP)  # restraints included
 _SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS, _MOST_ROUNDS = 30, 10, 200, 10
 _BOND_NM, _STILL_NM = 1e-4, 1e-5
 _CHUNK_PS = 0.1
@@ -198,7 +199,7 @@ class _Run:
         context = self.context
         with self._stage("soften"):
             context.setPositions(start)
-            energy_before = _energy(context, _ALL & ~(1 << SOFT_GROUP))
+            energy_before = _energy(context, _TRUE)
             self._minimize(context, NONBONDED_GROUP, _SOFT_STEPS)
             if inverted_centres(self.target, _positions(context)).any():
                 self._minimize(context, NONBONDED_GROUP, _MORE_STEPS)
@@ -251,7 +252,7 @@ class _Run:
         return energy
 
     def _largest(self, context) -> np.ndarray:
-        return _force_norms(context, _ALL & ~(1 << SOFT_GROUP))
+        return _force_norms(context, _TRUE)
 
     def _check_minimum(self, start, relaxed, force: np.ndarray, gain: float) -> None:
         """A minimiser that gives up does not say so: look at what it did."""
@@ -272,7 +273,7 @@ class _Run:
         chunk = max(1, round(_CHUNK_PS / settings.timestep_ps))
         with self._stage("equilibrate"):
             try:
-                context.getIntegrator().setIntegrationForceGroups(_ALL & ~(1 << SOFT_GROUP))
+                context.getIntegrator().setIntegrationForceGroups(_TRUE)
                 context.setPositions(positions)
                 context.setVelocitiesToTemperature(self.refiner.temperature_K, self.refiner.openmm_seed)
                 for done in range(0, total, chunk):
@@ -334,7 +335,7 @@ class _Run:
 
     def _forces(self, positions: np.ndarray) -> np.ndarray:
         self.context.setPositions(positions)
-        return _force_norms(self.context, _ALL & ~(1 << RESTRAINT_GROUP) & ~(1 << SOFT_GROUP))
+        return _force_norms(self.context, _TRUE & ~(1 << RESTRAINT_GROUP))
 
     def _bead_rmsd(self, positions: np.ndarray) -> float:
         return float(mapping_rmsd(self.target, positions, self.beads, self.box))

@@ -93,10 +93,13 @@ def _hand_force(target: Target):
     force = CustomCompoundBondForce(4, _HAND)
     force.addPerBondParameter("hand")
     force.addPerBondParameter("enough")
+    bonded: dict[int, set[int]] = {}
+    for i, j in target.bonds.tolist():
+        bonded.setdefault(i, set()).add(j)
+        bonded.setdefault(j, set()).add(i)
     for atoms, sign in zip(target.stereo.tolist(), target.stereo_sign.tolist()):
         force.addBond(atoms, [sign, _ENOUGH_CENTRE_NM3])
-        bonded = target.bonds[(target.bonds == atoms[0]).any(axis=1)].ravel().tolist()
-        for fourth in set(bonded) - set(atoms):
+        for fourth in bonded[atoms[0]] - set(atoms):
             force.addBond([fourth, *atoms[1:]], [sign, _ENOUGH_FOURTH_NM3])
     force.setForceGroup(SOFT_GROUP)
     return force
