@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from openmm_backmap.analysis import page
 from openmm_backmap.chemistry import Target
+from openmm_backmap.geometry.internal import (
+    angles_of,
+    bond_angles,
+    bond_lengths,
+    by_type,
+    dihedral_angles,
+    dihedrals_of,
+)
 from openmm_backmap.geometry.periodic import molecules_into_box
 from openmm_backmap.io.writers import replacing
 
@@ -30,9 +35,6 @@ _BEAD_RADIUS_NM = 0.2
 _KINDS_SHOWN = 6
 # Seen a little from above, so that a box shows its depth.
 _VIEW = np.array([[0.92, 0.0, -0.39], [-0.13, 0.94, -0.31], [0.37, 0.34, 0.87]])
-_STYLE = """body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%}.bad{color:#b00020;font-weight:bold}"""
 
 
 def write_report(path: str | Path, result: Backmapped, *, overwrite: bool = False) -> None:
@@ -44,18 +46,18 @@ def write_report(path: str | Path, result: Backmapped, *, overwrite: bool = Fals
     result : Backmapped
         Pictures and energies are those of its first sample; checks are listed for each.
     """
-    name = html.escape(str(result.provenance.get("input", "")))
-    body = [f"<h1>Backmapped: {name}</h1>", _what(result), "<h2>Run</h2>", _table(None, result.provenance.items())]
+    name = str(result.provenance.get("input", ""))
+    body = [f"<h1>Backmapped: {html.escape(name)}</h1>", _what(result), "<h2>Run</h2>",
+            page.table(None, result.provenance.items())]
     if result.diagnostics:
         body += ["<h2>Energies (kJ/mol)</h2>", _energies(result), "<h2>Checks</h2>", _checks(result)]
     else:
         body += ["<p>The atoms are as the generator drew them: neither projected nor refined.</p>"]
-    body += ["<h2>Structure</h2>", _image(_system_figure(result), "all atoms"),
-             _image(_chain_figure(result), "one chain: atoms and, translucent, their beads"),
-             "<h2>Distributions</h2>", _image(_distributions(result), "bonds, angles and dihedrals by type")]
+    body += ["<h2>Structure</h2>", page.image(_system_figure(result), "all atoms"),
+             page.image(_chain_figure(result), "one chain: atoms and, translucent, their beads"),
+             "<h2>Distributions</h2>", page.image(_distributions(result), "bonds, angles and dihedrals by type")]
     with replacing(path, overwrite) as part:
-        part.write_text(f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-                        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>", encoding="utf-8")
+        part.write_text(page.document(name, body), encoding="utf-8")
 
 
 def write_picture(path: str | Path, result: Backmapped, *, overwrite: bool = False) -> None:
@@ -70,27 +72,12 @@ def _what(result: Backmapped) -> str:
             f"{n_samples} sample(s).</p>")
 
 
-def _table(head: Sequence[str] | None, rows: Iterable[Sequence]) -> str:
-    """Rows of cells; numbers are set right, text is escaped."""
-    lines = [] if head is None else ["".join(f"<th{' class=n' if k else ''}>{html.escape(h)}</th>"
-                                             for k, h in enumerate(head))]
-    for row in rows:
-        lines.append("".join(
-            f"<td class=n>{_number(cell)}</td>" if isinstance(cell, (int, float)) and not isinstance(cell, bool) else
-            f"<td>{html.escape(str(cell))}</td>" for cell in row))
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
 def _energies(result: Backmapped) -> str:
     report = result.diagnostics[0]
     rows = [(name, before, report.energies_after[name]) for name, before in report.energies_before.items()]
     rows.append(("total", sum(report.energies_before.values()), sum(report.energies_after.values())))
     rows.append(("largest force (kJ/mol/nm)", report.largest_force_before, report.largest_force_after))
-    return _table(("force", "before", "after"), rows)
+    return page.table(("force", "before", "after"), rows)
 
 
 def _checks(result: Backmapped) -> str:
@@ -99,30 +86,15 @@ def _checks(result: Backmapped) -> str:
     rows = [(k + 1, r.bead_rmsd_given, r.bead_rmsd, r.bond_error, r.close_contacts[1], r.inverted_centres[1],
              r.pierced_rings[1], sum(r.seconds.values())) for k, r in enumerate(result.diagnostics)]
     unsound = any(r.inverted_centres[1] or r.pierced_rings[1] for r in result.diagnostics)
-    return _table(head, rows) + ("<p class=bad>Inverted centres or pierced rings: do not start a simulation from these "
-                                 "atoms.</p>" if unsound else "")
-
-
-def _image(figure: Figure, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{caption}</figcaption></figure>")
-
-
-def _figure(*size: float) -> Figure:
-    # A figure of its own: no window, no state shared with the user's pyplot.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained")
+    return page.table(head, rows) + ("<p class=bad>Inverted centres or pierced rings: do not start a simulation from "
+                                     "these atoms.</p>" if unsound else "")
 
 
 def _system_figure(result: Backmapped) -> Figure:
     """All atoms of the first sample as spheres, molecules tinted, the box around them."""
     import matplotlib
 
-    figure = _figure(7, 7)
+    figure = page.figure(7, 7)
     axes = figure.add_subplot()
     target = result.target
     positions = molecules_into_box(result.positions[0], result.box, target.molecule_of_atom)
@@ -139,7 +111,7 @@ def _chain_figure(result: Backmapped) -> Figure:
     """The first molecule: sticks, small spheres, and its beads as translucent spheres around them."""
     from matplotlib.collections import LineCollection
 
-    figure = _figure(7, 5)
+    figure = page.figure(7, 5)
     axes = figure.add_subplot()
     target = result.target
     atoms, beads = np.flatnonzero(target.molecule_of_atom == 0), np.flatnonzero(target.molecule_of_bead == 0)
@@ -204,12 +176,13 @@ def _bare(axes: Axes, figure: Figure) -> Figure:
 def _distributions(result: Backmapped) -> Figure:
     """Histograms over all samples, by the types of the atoms; the most frequent types of each kind."""
     target = result.target
-    figure = _figure(11, 9)
+    figure = page.figure(11, 9)
     axes = figure.subplots(3, 2, gridspec_kw={"width_ratios": [3, 1]})
-    kinds = (("bond length (nm)", target.bonds, _lengths, None), ("angle (degrees)", _angles_of(target), _angles, None),
-             ("dihedral (degrees)", _dihedrals_of(target), _dihedrals, (-180, 180)))
+    kinds = (("bond length (nm)", target.bonds, bond_lengths, None),
+             ("angle (degrees)", angles_of(target), bond_angles, None),
+             ("dihedral (degrees)", dihedrals_of(target), dihedral_angles, (-180, 180)))
     for (plot, legend), (label, members, measure, span) in zip(axes, kinds, strict=True):
-        found = {name: measure(result.positions[:, rows]).ravel() for name, rows in _by_type(target, members)}
+        found = {name: measure(result.positions[:, rows]).ravel() for name, rows in _frequent(target, members)}
         edges = _bins(np.concatenate(list(found.values())), span)
         for name, values in found.items():
             density, _ = np.histogram(values, bins=edges, density=True)
@@ -227,48 +200,8 @@ def _bins(values: np.ndarray, span: tuple[float, float] | None) -> np.ndarray:
     return np.linspace(low - margin, high + margin, 91)
 
 
-def _by_type(target: Target, members: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """The most frequent kinds of ``members`` (n, 2 to 4), those without hydrogen first: name and rows."""
-    names = target.chemistry.type_classes
-    labels = np.array(["-".join(names[t] for t in min(types, types[::-1]))
-                       for types in target.atom_type[members].tolist()])
-    light = (np.array(target.elements) == "H")[members].any(axis=1)
-    ranked = Counter(zip(light.tolist(), labels.tolist(), strict=True)).most_common()
-    chosen = [name for (_, name), _ in sorted(ranked, key=lambda item: item[0][0])[:_KINDS_SHOWN]]
-    return [(name, members[labels == name]) for name in chosen]
-
-
-def _neighbours(target: Target) -> list[list[int]]:
-    table: list[list[int]] = [[] for _ in range(target.n_atoms)]
-    for i, j in target.bonds.tolist():
-        table[i].append(j)
-        table[j].append(i)
-    return table
-
-
-def _angles_of(target: Target) -> np.ndarray:
-    rows = [(a, j, b) for j, near in enumerate(_neighbours(target)) for a, b in combinations(near, 2)]
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
-
-
-def _dihedrals_of(target: Target) -> np.ndarray:
-    table = _neighbours(target)
-    rows = [(a, i, j, b) for i, j in target.bonds.tolist() for a in table[i] if a != j for b in table[j]
-            if b not in (i, a)]
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
-
-
-def _lengths(x: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(x[..., 1, :] - x[..., 0, :], axis=-1)
-
-
-def _angles(x: np.ndarray) -> np.ndarray:
-    a, b = x[..., 0, :] - x[..., 1, :], x[..., 2, :] - x[..., 1, :]
-    return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(-1)))
-
-
-def _dihedrals(x: np.ndarray) -> np.ndarray:
-    a, b, c = np.moveaxis(np.diff(x, axis=-2), -2, 0)
-    n, m = np.cross(a, b), np.cross(b, c)
-    length = np.linalg.norm(b, axis=-1)
-    return np.degrees(np.arctan2((np.cross(n, m) * b).sum(-1) / length, (n * m).sum(-1)))
+def _frequent(target: Target, members: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The most frequent types of ``members`` (n, 2 to 4), those without hydrogen first: name and rows."""
+    light = np.array(target.elements) == "H"
+    types = by_type(target, members)
+    return sorted(types.items(), key=lambda item: (light[item[1][0]].any(), -len(item[1])))[:_KINDS_SHOWN]
