@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from openmm_backmap.chemistry import load_chemistry
+from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.chemistry.match import match_atoms
 from openmm_backmap.cli.app import app
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import make_whole
 from openmm_backmap.io.readers import open_cg
 from openmm_backmap.reference import melt
-from openmm_backmap.reference.melt import MeltSettings, run_melt
+from openmm_backmap.reference.builder import build_coordinates
+from openmm_backmap.reference.melt import MeltSettings, recipe, run_melt
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,31 @@ def test_no_equilibration_is_possible(finished, tmp_path):
     (tmp_path / "relaxed.npz").write_bytes((out / "relaxed.npz").read_bytes())
     run_melt(settings, tmp_path, "CPU")
     assert (tmp_path / "frame_0001.gro").exists()
+
+
+def test_chains_do_not_pass_through_themselves(chemistry):
+    """Atoms far apart along a chain repel each other while it relaxes by itself, but do not attract."""
+    from openmm import Context, VerletIntegrator, unit
+
+    target = build_target(load_chemistry(chemistry), [["STY"] * 6])
+    system = melt._local_system(target)
+    for force in system.getForces():
+        force.setForceGroup(0 if force.getName() == "CustomNonbondedForce" else 1)
+    context = Context(system, VerletIntegrator(0.001))
+    x = build_coordinates(target, np.random.default_rng(1)) * 10  # far apart
+    first, last = 0, target.n_atoms - 1
+
+    def energy(distance):
+        x[last] = x[first] + [0.0, 0.0, distance]
+        context.setPositions(x)
+        return context.getState(energy=True, groups={0}).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+
+    assert energy(0.15) > 1.0
+    assert energy(0.34) == 0.0
+
+
+@pytest.mark.parametrize("name, molecules", [("octane", 80), ("cumene", 80), ("sps", 12)])
+def test_each_shipped_chemistry_has_a_recipe(name, molecules):
+    settings = recipe(name)
+    assert settings.chemistry == name and settings.n_chains == molecules
+    assert recipe(name, n_chains=3, seed=None) == replace(settings, n_chains=3)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,20 @@ class MeltSettings:
     seed: int = 1
 
 
+# Small liquids of small boxes by default; the papers have 215 molecules of octane and 265 of cumene.
+_RECIPES = {
+    "sps": MeltSettings(),
+    "octane": MeltSettings(chemistry="octane", n_chains=80, n_monomers=1, density_g_cm3=0.60, equilibrate_ps=100.0),
+    "cumene": MeltSettings(chemistry="cumene", n_chains=80, n_monomers=1, density_g_cm3=0.75, equilibrate_ps=100.0),
+}
+
+
+def recipe(chemistry: str, **changes) -> MeltSettings:
+    """The settings that suit a chemistry (shipped name or file), with ``changes`` where they are not None."""
+    settings = _RECIPES.get(chemistry, replace(MeltSettings(), chemistry=chemistry))
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
+
+
 def run_melt(settings: MeltSettings, out: Path, platform=None, progress: Callable[[str, int, int], None] | None = None):
     """Make (or go on making) the snapshots ``out/frame_0001.gro``, ... of one melt.
 
@@ -72,10 +86,15 @@ def run_melt(settings: MeltSettings, out: Path, platform=None, progress: Callabl
     out.mkdir(parents=True, exist_ok=True)
     _claim(settings, out)
     run = _MeltRun(settings, out, platform, progress or (lambda *_: None))
-    run.relaxed()
-    run.packed()
-    run.equilibrated()
-    run.sample()
+    from openmm import OpenMMException
+
+    try:
+        run.relaxed()
+        run.packed()
+        run.equilibrated()
+        run.sample()
+    except OpenMMException as error:
+        raise RefinementError(f"{out}: dynamics failed ({str(error).split('.')[0]}); try another seed") from error
 
 
 def _claim(settings: MeltSettings, out: Path) -> None:
@@ -117,17 +136,17 @@ class _MeltRun:
         system = _local_system(self.target)
         for k in range(_GROWTHS):
             self.progress("growing chains", k, _GROWTHS)
-            simulation = self._simulation(system, build_coordinates(self.target, self.rng))
+            grown, _ = _spread(self.target, build_coordinates(self.target, self.rng), self.rng)
+            simulation = self._simulation(system, grown)
             for soft in (0.5, 0.05, 0.0):
                 # Atoms may lie on top of each other; the plain potential has no usable slope there.
                 simulation.context.setParameter("soft", soft)
                 simulation.minimizeEnergy(maxIterations=1000)
-            apart, _ = _spread(self.target, _snapshot(simulation)[0], self.rng)
-            if not _defects(self.target, apart, None):
+            defects = _defects(self.target, _snapshot(simulation)[0], None)
+            if not defects:
                 self.progress("growing chains", _GROWTHS, _GROWTHS)
                 return simulation
-        raise RefinementError(f"no chains without {_defects(self.target, apart, None)} in {_GROWTHS} attempts; "
-                              "try another seed or fewer chains")
+        raise RefinementError(f"no chains without {defects} in {_GROWTHS} attempts; try another seed or fewer chains")
 
     def packed(self) -> None:
         """Chains far apart on a grid, then brought together step by step."""
@@ -253,8 +272,11 @@ def _defects(target: Target, positions: np.ndarray, box: np.ndarray | None) -> s
 
 
 def _local_system(target: Target):
-    """Bonded terms, and Lennard-Jones between atoms up to ``_LOCAL_BONDS`` bonds apart in one chain."""
-    from openmm import CustomBondForce, NonbondedForce, unit
+    """Bonded terms, Lennard-Jones between atoms up to ``_LOCAL_BONDS`` bonds apart in one chain, and repulsion beyond.
+
+    Attraction along the whole chain would collapse it; with no repulsion either, its rings would pass each other.
+    """
+    from openmm import CustomBondForce, CustomNonbondedForce, NonbondedForce, unit
 
     system = create_system(target, None, hydrogen_mass=HYDROGEN_MASS)
     index = next(k for k, f in enumerate(system.getForces()) if isinstance(f, NonbondedForce))
@@ -262,16 +284,29 @@ def _local_system(target: Target):
     sigma, epsilon = np.array([[p[1].value_in_unit(unit.nanometer), p[2].value_in_unit(unit.kilojoule_per_mole)]
                                for p in map(nonbonded.getParticleParameters, range(target.n_atoms))]).T
     local = CustomBondForce("4*epsilon*(x^2 - x); x = 1/(soft + (r/sigma)^6)")
-    local.addGlobalParameter("soft", 0.0)
+    # Lennard-Jones up to its minimum, as Weeks, Chandler and Andersen (J. Chem. Phys. 54, 5237, 1971) cut it.
+    core = CustomNonbondedForce("step(x - 0.5)*(4*(x^2 - x) + 1)*sqrt(epsilon1*epsilon2); "
+                                "x = 1/(soft + (2*r/(sigma1 + sigma2))^6)")
+    core.setNonbondedMethod(CustomNonbondedForce.CutoffNonPeriodic)
+    core.setCutoffDistance(float(2 ** (1 / 6) * sigma.max()))
+    for force in (local, core):
+        force.addGlobalParameter("soft", 0.0)
+    for name in ("sigma", "epsilon"):
+        core.addPerParticleParameter(name)
+    for row in zip(sigma.tolist(), epsilon.tolist()):
+        core.addParticle(row)
     local.addPerBondParameter("sigma")
     local.addPerBondParameter("epsilon")
     excluded = {tuple(sorted(pair)) for pair in target.excluded.tolist()}
     distances = target.graph_distances(_LOCAL_BONDS).tocoo()
     for i, j, d in zip(distances.row.tolist(), distances.col.tolist(), distances.data.tolist()):
+        if i < j:
+            core.addExclusion(i, j)
         if i < j and d > 2 and (i, j) not in excluded:
             local.addBond(i, j, [(sigma[i] + sigma[j]) / 2, float(np.sqrt(epsilon[i] * epsilon[j]))])
     system.removeForce(index)
     system.addForce(local)
+    system.addForce(core)
     return system
 
 
