@@ -9,16 +9,12 @@ to the smallest size, all measured in one run on one machine.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
 import numpy as np
+from measure import backmap_command, measured, this_machine
 
 from openmm_backmap.geometry.periodic import make_whole
 
@@ -45,24 +41,17 @@ def main(tiles: tuple[int, ...], refine: tuple[str, ...], model: str, seed: int 
                            "x{times_beads:.0f} beads, x{times_seconds:.2f} time".format(**rows[-1]))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        output.write_text(json.dumps({"machine": this_machine(), "rows": rows}, indent=1) + "\n")
 
 
 def measure(n: int, mode: str, model: str, seed: int | None, folder: Path) -> dict:
     """One run of the command on ``n`` tiles."""
     source = folder / f"cg_{n}.gro"
     beads = tile(n, source)
-    command = [sys.executable, "-m", "openmm_backmap.cli", str(source), "--model", model, "--refine", mode, "-o",
-               str(folder / "aa.gro"), "--overwrite", "-q", *(["--seed", str(seed)] if seed is not None else [])]
-    start = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise click.ClickException(f"{' '.join(command)} failed with status {status}")
-    kilobyte = 1024 if sys.platform != "darwin" else 1
-    return {"refine": mode, "tiles": n, "beads": beads, "seconds": seconds, "peak_mb": usage.ru_maxrss * kilobyte / 1e6}
+    seconds, peak_mb = measured(backmap_command(
+        source, "--model", model, "--refine", mode, "-o", folder / "aa.gro", "--overwrite", "-q",
+        *(["--seed", seed] if seed is not None else [])))
+    return {"refine": mode, "tiles": n, "beads": beads, "seconds": seconds, "peak_mb": peak_mb}
 
 
 def tile(n: int, path: Path) -> int:

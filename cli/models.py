@@ -23,6 +23,7 @@ def models(ctx: click.Context) -> None:
 
 
 def _list() -> None:
+    from openmm_backmap.generators.base import untrained_families
     from openmm_backmap.model_file import load_model, shipped_models
 
     names = shipped_models()
@@ -30,7 +31,9 @@ def _list() -> None:
         click.echo("no models are shipped with this installation; give --model the path of a model file")
     for name in names:
         model = load_model(name)
-        click.echo(f"{name:12} {model.family:8} {model.chemistry.title}")
+        click.echo(f"{name:16} {model.family:10} {model.chemistry.title}")
+    for family in untrained_families():
+        click.echo(f"{family:16} {'untrained':10} a baseline for any chemistry: give --chemistry with it")
 
 
 @models.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -26,15 +26,19 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.argument("input_file", metavar="INPUT", type=_PATH)
 @click.option("--topology", type=_PATH, help="Structure file that names the beads of a trajectory INPUT.")
 @click.option("-m", "--model", default="sps", show_default=True,
-              help="Shipped model (see 'backmap-openmm models') or path of a model file.")
+              help="Shipped model (see 'backmap-openmm models'), path of a model file, or with --chemistry a "
+                   "baseline to compare with: random, geometric, fragment.")
+@click.option("--chemistry", help="For a baseline: shipped name (sps, octane, cumene) or file. Models bring their own.")
 @click.option("-o", "--output", type=_PATH, required=True,
               help="Atoms; the ending chooses the format: .pdb .cif .gro .xtc .dcd ...")
 @click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True,
               help="Draws for each frame. Of one frame they become the models or frames of the output; of a "
                    "trajectory, files OUTPUT_1, OUTPUT_2, ...")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 2), help="The same seed gives the same atoms. [default: fresh]")
-@click.option("--refine", type=click.Choice(["none", "minimize", "equilibrate"]), default="equilibrate",
-              show_default=True, help="How far to take the atoms drawn, with the beads held.")
+@click.option("--refine", type=click.Choice(["none", "minimize", "equilibrate"]),
+              help="How far to take the atoms drawn, with the beads held; a result that MD cannot start from is "
+                   "refused, with 'none' only reported. [default: equilibrate; none for baselines, whose own "
+                   "minimisation is the published one]")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True),
               help="Temperature in K. [default: that of the model's chemistry]")
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="First frame, counted from 0.")
@@ -63,6 +67,7 @@ def run(**options: Any) -> None:
       backmap-openmm cg.gro -o four.pdb --samples 4 --seed 1
       backmap-openmm cg.xtc --topology cg.gro -o aa.xtc --stride 10
       backmap-openmm cg.pdb -o aa.pdb --alias POL=PS1
+      backmap-openmm cg.gro -o aa.gro --model geometric --chemistry sps
 
     Positions are drawn by the model, moved onto the beads, minimised and equilibrated by OpenMM with the beads
     restrained. Outputs appear when all is done.
@@ -86,7 +91,8 @@ def _backmap(options: dict[str, Any], outputs: Outputs, bars: Bars) -> tuple[int
     check_ending(options["output"])
     for path in [*structures, *(options[key] for key in ALSO if options[key])]:
         outputs.add(path)
-    backmapper = Backmapper(options["model"], platform=options["platform"], device=options["device"])
+    backmapper = Backmapper(options["model"], options["chemistry"], platform=options["platform"],
+                            device=options["device"])
     frames = backmapper.frames(
         source, first=options["first"], last=options["last"], stride=options["stride"], n_samples=options["samples"],
         seed=options["seed"], refine=options["refine"], temperature=options["temperature"],

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openmm_backmap.backmapper import Backmapped
+from openmm_backmap.geometry.checks import close_contacts, inverted_centres, pierced_rings
+from openmm_backmap.refine.pipeline import LARGEST_FORCE
 
 
 def summary(first: Backmapped, n_frames: int, seconds: float, files: Sequence[Path], verbose: bool) -> str:
@@ -27,9 +29,37 @@ def summary(first: Backmapped, n_frames: int, seconds: float, files: Sequence[Pa
             lines += [f"  {name:24}{report.energies_before[name]:14.4g} -> {energy:.6g} kJ/mol"
                       for name, energy in report.energies_after.items()]
             lines += [f"  {name:24}{value:.2f} s" for name, value in report.seconds.items()]
+    else:
+        lines += [f"{name:15}{n:14d}" for name, n in _counted(first, 0).items()]
     if verbose:
         lines += [f"  {key:24}{value}" for key, value in first.provenance.items()]
+    unfit = [found for k in range(n_samples) if (found := _unfit(first, k))]
+    if unfit:
+        which = f" ({len(unfit)} of {n_samples} samples)" if n_samples > 1 else ""
+        lines.append(f"not fit to start MD from{which}: {', '.join(unfit[0])}")
     return "\n".join([*lines, f"wrote {', '.join(map(str, files))}"])
+
+
+def _counted(first: Backmapped, sample: int) -> dict[str, int]:
+    """Defects of a sample that was left as drawn, by the words of the summary."""
+    target, positions, box = first.target, first.positions[sample], first.box
+    return {"close contacts": len(close_contacts(target, positions, box)),
+            "inverted": int(inverted_centres(target, positions).sum()),
+            "pierced rings": len(pierced_rings(target, positions, box))}
+
+
+def _unfit(first: Backmapped, sample: int) -> list[str]:
+    """Why MD cannot start from a sample; nothing where it can."""
+    if first.diagnostics:
+        report = first.diagnostics[sample]
+        inverted, pierced, force = report.inverted_centres[1], report.pierced_rings[1], report.largest_force_after
+        # Atoms may be near each other as long as forces are sound.
+        touching = report.close_contacts[1] if force > LARGEST_FORCE else 0
+    else:
+        (touching, inverted, pierced), force = _counted(first, sample).values(), 0.0
+    reasons = [_count(n, noun) for n, noun in ((inverted, "inverted centre"), (pierced, "pierced ring"),
+                                               (touching, "close contact")) if n]
+    return reasons + [f"a force of {force:.3g} kJ/mol/nm"] * bool(force > LARGEST_FORCE)
 
 
 def _count(n: int, noun: str) -> str:

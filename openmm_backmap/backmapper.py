@@ -24,7 +24,7 @@ from openmm_backmap.chemistry import (
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import reduce_box
 from openmm_backmap.io.readers import CGFrame, CGSource, open_cg
-from openmm_backmap.model_file import ModelFile, load_model
+from openmm_backmap.model_file import ModelFile
 from openmm_backmap.refine import Refiner, RefineReport, RefineSettings
 from openmm_backmap.units import to_kelvin, to_nm, to_per_ps, to_ps
 
@@ -93,9 +93,12 @@ class Backmapper:
     Parameters
     ----------
     model : str, Path or ModelFile
-        Shipped name (``sps``), path of a model file, or a model already loaded.
+        Shipped name (``sps``), path of a model file, or a model already loaded; or, with ``chemistry``, a family that
+        needs no training or has a shipped model of it: ``random``, ``geometric``, ``fragment``.
+    chemistry : str or Path, optional
+        Shipped name (``sps``, ``octane``, ``cumene``) or file, for a family; other models bring their own.
     platform : str, optional
-        OpenMM platform of the refinement; the fastest that works by default.
+        OpenMM platform of the refinement, and of generators that minimise; the fastest that works by default.
     device : str, optional
         Torch device of the generator; ``cuda`` where there is one by default.
 
@@ -106,12 +109,12 @@ class Backmapper:
     >>> atoms.save("aa.pdb")  # doctest: +SKIP
     """
 
-    def __init__(self, model: str | Path | ModelFile = "sps", *, platform: str | None = None,
-                 device: str | None = None):
+    def __init__(self, model: str | Path | ModelFile = "sps", chemistry: str | Path | None = None, *,
+                 platform: str | None = None, device: str | None = None):
         from openmm_backmap.energy.platforms import best_platform
-        from openmm_backmap.generators.base import pick_device
+        from openmm_backmap.generators.base import find_model, pick_device
 
-        self.model = model if isinstance(model, ModelFile) else load_model(model)
+        self.model = find_model(model, chemistry)
         self.platform = best_platform(platform)
         self.device = pick_device(device)
 
@@ -120,10 +123,10 @@ class Backmapper:
         """The model's generator, loaded on first use."""
         from openmm_backmap.generators.base import load_generator
 
-        return load_generator(self.model, self.device)
+        return load_generator(self.model, self.device, self.platform.getName())
 
     def backmap(self, topology, positions=None, box=None, *, n_samples: int = 1, seed: int | None = None,
-                refine: str = "equilibrate", temperature=None, aliases: Sequence[str] | None = None,
+                refine: str | None = None, temperature=None, aliases: Sequence[str] | None = None,
                 project: bool = True, progress: Progress | None = None) -> Backmapped:
         """Draw atoms for one frame of beads.
 
@@ -140,7 +143,10 @@ class Backmapper:
         seed : int, optional
             The same seed, model and platform give the same atoms (OpenMM's CPU platform then runs on one thread);
             fresh by default.
-        refine : {"equilibrate", "minimize", "none"}
+        refine : {"equilibrate", "minimize", "none"}, optional
+            By default what suits the model: ``"equilibrate"``, but ``"none"`` for the baselines (``random``,
+            ``geometric``, ``fragment``), whose own minimisation is the published one. With ``"none"`` nothing is
+            refused: look at ``diagnostics``.
         temperature : float or Quantity, K, optional
             The chemistry's own by default.
         aliases : sequence of str, optional
@@ -165,7 +171,7 @@ class Backmapper:
         return job.run(frame, n_samples, progress)
 
     def frames(self, trajectory, topology=None, *, first: int = 0, last: int | None = None, stride: int = 1,
-               n_samples: int = 1, seed: int | None = None, refine: str = "equilibrate", temperature=None,
+               n_samples: int = 1, seed: int | None = None, refine: str | None = None, temperature=None,
                aliases: Sequence[str] | None = None, project: bool = True,
                progress: Progress | None = None) -> Iterator[Backmapped]:
         """Backmap a trajectory frame by frame; nothing is kept, so it may be longer than memory.
@@ -205,7 +211,6 @@ class Backmapper:
         """
         from openmm import LangevinMiddleIntegrator, app
 
-
         source = _as_source(topology, positions, box)
         frame = next(source.frames(0, 0))
         settings = self._settings("equilibrate", temperature)
@@ -222,7 +227,10 @@ class Backmapper:
         simulation.context.setVelocities(atoms.velocities[0])
         return simulation
 
-    def _settings(self, refine: str, temperature) -> RefineSettings:
+    def _settings(self, refine: str | None, temperature) -> RefineSettings:
+        from openmm_backmap.generators.base import default_refine
+
+        refine = default_refine(self.model) if refine is None else refine
         kelvin = self.model.chemistry.temperature_K if temperature is None else to_kelvin(temperature)
         return RefineSettings(mode=refine, temperature_K=kelvin)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from openmm_backmap.chemistry import Target, build_target, load_chemistry
 from openmm_backmap.generators.flow import FlowHyperparameters
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.io.writers import write_structure
-from openmm_backmap.reference.builder import build_coordinates
 from openmm_backmap.training.dataset import Dataset, Frames
 from openmm_backmap.training.flow import FlowTraining
 

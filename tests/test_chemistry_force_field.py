@@ -17,8 +17,8 @@ from scipy.special import erf, erfc
 
 from openmm_backmap.chemistry import build_target, create_system, load_chemistry
 from openmm_backmap.energy import energies_by_force
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import make_whole, minimum_image
-from openmm_backmap.reference.builder import build_coordinates
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 BOX = np.diag([2.2, 2.1, 2.3])

@@ -14,8 +14,8 @@ from openmm import app, unit
 
 from openmm_backmap.chemistry import build_target, create_system, load_chemistry, parse_chemistry
 from openmm_backmap.errors import ChemistryError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import make_whole, minimum_image
-from openmm_backmap.reference.builder import build_coordinates
 from tests.test_chemistry_spec import ETHANE_LIKE, FORCE_FIELD, edited
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

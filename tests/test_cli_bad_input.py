@@ -138,6 +138,26 @@ def test_unknown_names(refused, cg):
     assert "OLD=NEW" in refused(cg, "--alias", "POL")
 
 
+def test_baselines_need_a_chemistry_and_models_bring_theirs(refused, cg, monkeypatch):
+    monkeypatch.setattr("openmm_backmap.generators.base.shipped_models", dict)
+    assert "give --chemistry" in refused(cg, model="random")
+    assert "unknown chemistry 'nosuch'" in refused(cg, "--chemistry", "nosuch", model="random")
+    assert "did you mean 'geometric'" in refused(cg, "--chemistry", "sps", model="geometrc")
+    assert "brings its own chemistry" in refused(cg, "--chemistry", "sps")
+    assert "no shipped model fragment-octane: make one with" in refused(cg, "--chemistry", "octane", model="fragment")
+    assert "unknown chemistry 'nosuch'" in refused(cg, "--chemistry", "nosuch", model="fragment")
+
+
+def test_a_chemistry_without_rules_of_placement(refused, cg, tmp_path):
+    from openmm_backmap.chemistry import load_chemistry
+
+    chemistry = load_chemistry("sps")
+    start, end = (chemistry.source.index(text) for text in ("    placement:", "# Closes every chain"))
+    (tmp_path / "mine.yaml").write_text(chemistry.source[:start] + chemistry.source[end:])
+    (tmp_path / "sps.xml").write_text(chemistry.force_field_xml)
+    assert "has no placement" in refused(cg, "--chemistry", tmp_path / "mine.yaml", *QUICK, model="geometric")
+
+
 def test_projection_is_needed_for_refinement(refused, cg):
     assert "refine must be none" in refused(cg, "--no-projection", "--refine", "minimize")
 

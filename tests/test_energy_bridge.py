@@ -11,8 +11,8 @@ from openmm_backmap.energy import TorchEnergy, energies_by_force, forces
 from openmm_backmap.energy.expressions import harmonic_torsion
 from openmm_backmap.energy.neighbours import pairs_within
 from openmm_backmap.errors import BackmapError, InputError, UnsupportedForceError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import minimum_image
-from openmm_backmap.reference.builder import build_coordinates
 
 TRICLINIC = np.array([[2.3, 0.0, 0.0], [-0.7, 2.2, 0.0], [0.9, -0.8, 2.1]])
 RECTANGULAR = np.diag([2.4, 2.6, 2.5])

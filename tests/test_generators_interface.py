@@ -9,7 +9,7 @@ from small_systems import BOX, TRICLINIC, small_dataset, small_positions, small_
 
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.errors import InputError
-from openmm_backmap.generators.base import FAMILIES, load_generator
+from openmm_backmap.generators.base import FAMILIES, find_model, load_generator
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.model_file import load_model, save_model
 from openmm_backmap.sampling import SweepSettings
@@ -22,14 +22,29 @@ def tiny_flow(dataset):
     return trainer.generator().to_model(dataset.chemistry, {"recipe": "test"})
 
 
-def without_redraws(generator):
-    """Redraws judge by thresholds, where rounding can tip the scales."""
+def tiny_fragment(dataset):
+    from openmm_backmap.training.fragment import FragmentTrainer, FragmentTraining
+
+    trainer = FragmentTrainer(dataset, dataset, FragmentTraining())
+    trainer.train()
+    return trainer.generator().to_model(dataset.chemistry, {"recipe": "test"})
+
+
+def untrained(family):
+    return lambda dataset: replace(find_model(family, dataset.chemistry.name), provenance={"recipe": "test"})
+
+
+def as_drawn(generator):
+    """Redraws judge by thresholds, where rounding can tip the scales, and minimisers magnify rounding."""
     if hasattr(generator, "sweeps"):
         generator.sweeps = SweepSettings(gibbs=1, max_redraws=0)
+    if hasattr(generator, "minimiser"):
+        generator.minimiser.stages = ()
     return generator
 
 
-TINY_MODELS = {"flow": tiny_flow}
+TINY_MODELS = {"flow": tiny_flow, "fragment": tiny_fragment, "geometric": untrained("geometric"),
+               "random": untrained("random")}
 
 
 @pytest.fixture(scope="module", params=sorted(TINY_MODELS))
@@ -39,7 +54,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def generator(model):
-    return without_redraws(load_generator(model, "cpu"))
+    return as_drawn(load_generator(model, "cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +117,7 @@ def test_molecules_moved_by_box_vectors_take_their_atoms_along(generator, target
 
 
 def test_chains_of_other_lengths(generator):
-    target = build_target(load_chemistry("sps"), [["STY"], ["STY"] * 5])
+    target = build_target(load_chemistry("sps"), [["STY"] * 2, ["STY"] * 5])
     x = draw(generator, target, target.mapping @ small_positions(target), BOX)
     assert x.shape == (1, target.n_atoms, 3) and np.isfinite(x).all()
 
@@ -111,17 +126,19 @@ def test_a_saved_model_draws_the_same_atoms(generator, model, target, beads, tmp
     save_model(model, tmp_path / "model.pt")
     found = load_model(tmp_path / "model.pt")
     assert found.family == model.family and found.provenance == {"recipe": "test"}
-    again = without_redraws(load_generator(found, "cpu"))
+    again = as_drawn(load_generator(found, "cpu"))
     assert np.array_equal(draw(again, target, beads), draw(generator, target, beads))
 
 
 def test_another_chemistry_is_refused(generator):
     target = build_target(load_chemistry("octane"), [["OCT"]])
-    with pytest.raises(InputError, match="another chemistry.*A:C1"):
+    with pytest.raises(InputError, match="another chemistry"):
         draw(generator, target, np.zeros((target.n_beads, 3)))
 
 
 def test_weights_that_do_not_fit_are_refused(model):
+    if not getattr(FAMILIES.get(model.family), "trained", True):
+        pytest.skip("has no weights")
     with pytest.raises(InputError, match="do not fit together"):
         load_generator(replace(model, weights={}), "cpu")
 

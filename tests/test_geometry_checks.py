@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from openmm_backmap.chemistry import build_target, load_chemistry
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.checks import (
     close_contacts,
     inverted_centres,
@@ -19,7 +20,6 @@ from openmm_backmap.geometry.checks import (
     rings,
 )
 from openmm_backmap.geometry.periodic import minimum_image
-from openmm_backmap.reference.builder import build_coordinates
 
 BOXES = {"none": None, "rectangular": np.diag([4.0, 5.0, 6.0]),
          "triclinic": np.array([[4.0, 0, 0], [-1.6, 4.0, 0], [1.2, -1.5, 4.5]])}

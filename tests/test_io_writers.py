@@ -8,6 +8,7 @@ from openmm import app, unit
 
 from openmm_backmap.chemistry import build_target, create_system, load_chemistry, match_atoms, with_box
 from openmm_backmap.errors import InputError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import reduce_box
 from openmm_backmap.io.readers import open_cg
 from openmm_backmap.io.writers import (
@@ -18,7 +19,6 @@ from openmm_backmap.io.writers import (
     write_structure,
     write_system,
 )
-from openmm_backmap.reference.builder import build_coordinates
 
 # openmm.app.GromacsTopFile leaves the files open that it reads.
 leaves_files_open = pytest.mark.filterwarnings("ignore::ResourceWarning",

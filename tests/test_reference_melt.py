@@ -12,10 +12,10 @@ from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.chemistry.match import match_atoms
 from openmm_backmap.cli.app import app
 from openmm_backmap.errors import InputError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import make_whole
 from openmm_backmap.io.readers import open_cg
 from openmm_backmap.reference import melt
-from openmm_backmap.reference.builder import build_coordinates
 from openmm_backmap.reference.melt import MeltSettings, recipe, run_melt
 
 

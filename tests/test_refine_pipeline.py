@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from openmm_backmap.chemistry import build_target, create_system, load_chemistry
+from openmm_backmap.energy.restraints import move_bead_restraints
 from openmm_backmap.errors import InputError, RefinementError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.checks import inverted_centres, mapped, rings
-from openmm_backmap.reference.builder import build_coordinates
 from openmm_backmap.refine import Refiner, RefineSettings, add_bead_restraints, refine
 from openmm_backmap.refine.pipeline import LARGEST_FORCE, where
-from openmm_backmap.refine.restraints import move_bead_restraints
 
 BOX = np.array([[3.2, 0, 0], [-0.9, 3.1, 0], [0.7, -0.8, 3.0]])
 QUICK = dict(platform="CPU")

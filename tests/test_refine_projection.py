@@ -7,8 +7,8 @@ import pytest
 
 from openmm_backmap.chemistry import build_target, create_system, load_chemistry
 from openmm_backmap.errors import ChemistryError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.checks import mapped
-from openmm_backmap.reference.builder import build_coordinates
 from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds, thermal_velocities
 from openmm_backmap.refine.systems import constrained_bonds
 

@@ -10,9 +10,9 @@ from small_systems import BOX, small_dataset, small_positions, small_target, wri
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.environments.local import bead_frames
 from openmm_backmap.errors import BackmapError, InputError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import wrap
 from openmm_backmap.io.writers import write_structure
-from openmm_backmap.reference.builder import build_coordinates
 from openmm_backmap.training.dataset import (
     Dataset,
     Frames,

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from openmm_backmap.chemistry import Target, build_target, load_chemistry
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import wrap
-from openmm_backmap.reference.builder import build_coordinates
 
 BOX_NM = 2.6
 NOISE_NM = 0.002

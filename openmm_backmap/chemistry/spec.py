@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from openmm_backmap.chemistry.placement import Placement, check_placement, parse_placement
+from openmm_backmap.chemistry.text import only_known, read_mapping
 from openmm_backmap.errors import ChemistryError, InputError
 from openmm_backmap.registry import unknown_name
 
@@ -85,6 +84,7 @@ class MonomerSpec:
     no_nonbonded: tuple[tuple[str, str], ...]
     stereocentres: tuple[Stereocentre, ...]
     equivalent: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    placement: Placement | None = None
 
     def residue(self, index: int, length: int) -> str:
         """Template name of the monomer at ``index`` of a chain of ``length``."""
@@ -191,7 +191,7 @@ def load_chemistry(name_or_path: str | Path) -> Chemistry:
             raise unknown_name("chemistry", str(name_or_path), SHIPPED, hint="or the path of a YAML or .map file")
         text = path.read_text()
         read_sibling = lambda name: _read_beside(path, name)  # noqa: E731
-    content = _parse_yaml(text, str(name_or_path))
+    content = read_mapping(text, str(name_or_path))
     if "force_field" not in content:
         raise ChemistryError(f"{name_or_path}: no force_field: name the OpenMM XML file that lies beside it")
     return parse_chemistry(text, read_sibling(str(content["force_field"])), where=str(name_or_path))
@@ -199,15 +199,15 @@ def load_chemistry(name_or_path: str | Path) -> Chemistry:
 
 def parse_chemistry(source: str, force_field_xml: str, where: str = "chemistry") -> Chemistry:
     """Build a chemistry from the two texts that define it (a chemistry file and OpenMM force field XML)."""
-    content = _parse_yaml(source, where)
-    _only(content, where, "name title monomers end cg nonbonded constraints temperature_K force_field")
+    content = read_mapping(source, where)
+    only_known(content, where, "name title monomers end cg nonbonded constraints temperature_K force_field")
     templates = _parse_templates(force_field_xml, where)
     try:
         monomers = {name: _monomer(name, m, where) for name, m in content["monomers"].items()}
         end = _end(content["end"], where) if content.get("end") else None
         cg = _cg_names(content["cg"], where)
         nonbonded = content.get("nonbonded", {})
-        _only(nonbonded, f"{where}: nonbonded", "method cutoff_nm dispersion_correction")
+        only_known(nonbonded, f"{where}: nonbonded", "method cutoff_nm dispersion_correction")
         chemistry = Chemistry(
             name=str(content["name"]), title=str(content.get("title", content["name"])), monomers=monomers, end=end,
             cg=cg, nonbonded=NonbondedSpec(**nonbonded), constraints=str(content.get("constraints", "none")),
@@ -228,27 +228,11 @@ def _read_beside(path: Path, name: str) -> str:
     return file.read_text()
 
 
-def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ChemistryError(f"{where}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise ChemistryError(f"{where}: not a chemistry file (a YAML mapping is expected)")
-    return content
-
-
-def _only(content: Mapping, where: str, known: str) -> None:
-    unknown = sorted(set(content) - set(known.split()))
-    if unknown:
-        raise ChemistryError(f"{where}: unknown entry {', '.join(map(repr, unknown))}; known: {known}")
-
-
 def _monomer(name: str, content: Mapping, where: str) -> MonomerSpec:
     where = f"{where}: monomer {name}"
-    _only(content, where, "residues beads links bead_bonds no_nonbonded_within no_nonbonded stereocentres "
-          "equivalent")
-    _only(content["residues"], f"{where}: residues", " ".join(POSITIONS))
+    only_known(content, where, "residues beads links bead_bonds no_nonbonded_within no_nonbonded stereocentres "
+               "equivalent placement")
+    only_known(content["residues"], f"{where}: residues", " ".join(POSITIONS))
     centres = tuple(
         Stereocentre(c["centre"], tuple(c["neighbours"]), int(c["sign"]), c.get("pattern", "constant"))
         for c in content.get("stereocentres", []))
@@ -258,11 +242,12 @@ def _monomer(name: str, content: Mapping, where: str) -> MonomerSpec:
         links=_pairs(content.get("links", [])), bead_bonds=_pairs(content.get("bead_bonds", [])),
         no_nonbonded_within=tuple(content.get("no_nonbonded_within", [])),
         no_nonbonded=_pairs(content.get("no_nonbonded", [])), stereocentres=centres,
-        equivalent=tuple((tuple(a), tuple(b)) for a, b in content.get("equivalent", [])))
+        equivalent=tuple((tuple(a), tuple(b)) for a, b in content.get("equivalent", [])),
+        placement=parse_placement(content["placement"], where) if "placement" in content else None)
 
 
 def _bead(name: str, content: Mapping, where: str) -> BeadSpec:
-    _only(content, f"{where}: bead {name}", "type atoms mass_shares first last frames")
+    only_known(content, f"{where}: bead {name}", "type atoms mass_shares first last frames")
     return BeadSpec(
         name=name, type=str(content.get("type", name)), atoms=tuple(content["atoms"]),
         mass_shares=dict(content["mass_shares"]), first=content.get("first"), last=content.get("last"),
@@ -270,10 +255,10 @@ def _bead(name: str, content: Mapping, where: str) -> BeadSpec:
 
 
 def _end(content: Mapping, where: str) -> EndSpec:
-    _only(content, f"{where}: end", "residue atoms")
+    only_known(content, f"{where}: end", "residue atoms")
     atoms = []
     for name, spec in content["atoms"].items():
-        _only(spec, f"{where}: end: {name}", "bond bead")
+        only_known(spec, f"{where}: end: {name}", "bond bead")
         bond, bead = (tuple(spec[key].split(".")) for key in ("bond", "bead"))
         if len(bond) != 2 or len(bead) != 2 or {bond[0], bead[0]} - {"first", "last"}:
             raise ChemistryError(f"{where}: end: {name}: write bond and bead as first.NAME or last.NAME")
@@ -282,7 +267,7 @@ def _end(content: Mapping, where: str) -> EndSpec:
 
 
 def _cg_names(content: Mapping, where: str) -> CGNames:
-    _only(content, f"{where}: cg", "residues namings chain_in_residue max_link_nm")
+    only_known(content, f"{where}: cg", "residues namings chain_in_residue max_link_nm")
     return CGNames(
         residues=tuple(map(str, content["residues"])), namings=tuple(dict(n) for n in content["namings"]),
         chain_in_residue=bool(content.get("chain_in_residue", False)),
@@ -374,6 +359,11 @@ def _check_references(chemistry: Chemistry, monomer: MonomerSpec, where: str) ->
             known = set().union(*names.values()) if ref[:1] in ("+", "-") else names[monomer.name]
             if ref.lstrip("+-") not in known:
                 raise ChemistryError(f"{where}: monomer {monomer.name}: {key}: there is no {ref}")
+    if monomer.placement:
+        closing = chemistry.end.atoms if chemistry.end else ()
+        ends = {side: {atom.name for atom in closing if atom.bond[0] == side} for side in ("first", "last")}
+        check_placement(monomer.placement, atoms[monomer.name], beads[monomer.name], set().union(*atoms.values()),
+                        set().union(*beads.values()), ends, f"{where}: monomer {monomer.name}")
     for centre in monomer.stereocentres:
         if centre.sign not in (1, -1) or centre.pattern not in ("constant", "alternate"):
             raise ChemistryError(f"{where}: monomer {monomer.name}: stereocentres: {centre.centre}: sign is 1 or -1, "

@@ -17,10 +17,10 @@ import numpy as np
 
 from openmm_backmap.chemistry import Chemistry, Target, build_target, create_system, load_chemistry
 from openmm_backmap.errors import InputError, RefinementError
+from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.checks import inverted_centres, pierced_rings
 from openmm_backmap.geometry.periodic import molecules_into_box
 from openmm_backmap.io.writers import write_structure
-from openmm_backmap.reference.builder import build_coordinates
 
 HYDROGEN_MASS = 3.0
 TIMESTEP_PS = 0.004

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from openmm_backmap.chemistry.target import Target
+from openmm_backmap.energy.restraints import move_bead_restraints
 from openmm_backmap.errors import InputError, RefinementError
 from openmm_backmap.geometry.checks import (
     close_contacts,
@@ -25,7 +26,6 @@ from openmm_backmap.geometry.checks import (
 )
 from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds, thermal_velocities
 from openmm_backmap.refine.report import Refined, RefineReport, RefineSettings
-from openmm_backmap.refine.restraints import move_bead_restraints
 from openmm_backmap.refine.systems import (
     NONBONDED_GROUP,
     RESTRAINT_GROUP,

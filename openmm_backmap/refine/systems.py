@@ -8,7 +8,7 @@ import numpy as np
 
 from openmm_backmap.chemistry.system import create_system
 from openmm_backmap.chemistry.target import Target
-from openmm_backmap.refine.restraints import add_bead_restraints
+from openmm_backmap.energy.restraints import add_bead_restraints
 
 # Force groups; the other forces are numbered from 0 in their order.
 RESTRAINT_GROUP, SOFT_GROUP, NONBONDED_GROUP = 31, 30, 29

@@ -147,6 +147,8 @@ class _Batches:
 class FlowTrainer:
     """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`."""
 
+    settings_type, loss_unit = FlowTraining, "angstrom^2"
+
     def __init__(self, dataset: Dataset, validation: Dataset, settings: FlowTraining, device: str = "cpu"):
         self.settings, self.device, self.chemistry = settings, device, dataset.chemistry
         self.vocabulary = _vocabulary(dataset)

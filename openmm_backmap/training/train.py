@@ -11,28 +11,60 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import yaml
 
 from openmm_backmap.chemistry import load_chemistry
-from openmm_backmap.errors import InputError
+from openmm_backmap.errors import InputError, UnknownNameError
 from openmm_backmap.generators.base import Progress, pick_device
 from openmm_backmap.io.writers import check_output
 from openmm_backmap.model_file import save_model
+from openmm_backmap.registry import Registry
 from openmm_backmap.training.dataset import Dataset, compile_dataset, load_dataset
-from openmm_backmap.training.flow import FlowTrainer, FlowTraining
 
 CHECKPOINT_SECONDS = 60.0
 _REPORT_EVERY = 200
+
+#: ``family`` of a settings file -> class of the shape of :class:`Trainer`
+TRAINERS = Registry("family to train", {
+    "flow": "openmm_backmap.training.flow:FlowTrainer",
+    "fragment": "openmm_backmap.training.fragment:FragmentTrainer",
+}, group="openmm_backmap.trainers")
+
+
+class Trainer(Protocol):
+    """What a family's trainer offers; constructed as ``Trainer(dataset, validation, settings, device)``.
+
+    ``settings_type`` is a frozen dataclass with ``steps``, ``seed`` and ``from_dict(content, where)``; ``loss_unit`` is
+    for messages. ``history`` holds (step, loss, loss on the held-out snapshots).
+    """
+
+    settings_type: type
+    loss_unit: str
+    settings: Any
+    device: str
+    step: int
+    history: list[tuple[int, float, float]]
+
+    def train(self, until=None, deadline: float | None = None, report=None, every: int = 500) -> None: ...
+
+    def generator(self):
+        """The generator as trained so far; it has ``to_model(chemistry, provenance)``."""
+
+    def state(self) -> dict | None:
+        """What a continued run needs, as tensors and plain values; None where there is nothing to continue."""
+
+    def load_state(self, state: dict, where: str = "checkpoint") -> None: ...
 
 
 def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path], out: str | Path, *,
                      chemistry: str = "sps", settings_file: str | Path | None = None, seed: int | None = None,
                      minutes: float | None = None, device: str | None = None, resume: bool = False,
                      progress: Progress | None = None) -> Path:
-    """Train a ``flow`` model and write it, its card and its training curve.
+    """Train a model and write it and its card.
 
     Parameters
     ----------
@@ -43,7 +75,9 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     chemistry : str
         Shipped name or file; a compiled data set brings its own.
     settings_file : path, optional
-        YAML with the fields of :class:`~openmm_backmap.training.flow.FlowTraining`.
+        YAML with ``family`` (``flow`` by default) and the fields of the settings of its trainer:
+        :class:`~openmm_backmap.training.flow.FlowTraining` or
+        :class:`~openmm_backmap.training.fragment.FragmentTraining`.
     seed : int, optional
         Overrides the settings'.
     minutes : float, optional
@@ -57,15 +91,17 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     ------
     InputError
         No snapshots, shared snapshots, unknown settings, a checkpoint of another run.
+    UnknownNameError
+        No such family.
     """
     out, device = check_output(out, overwrite=True), pick_device(device)
-    settings = _settings(settings_file, seed)
+    family, settings = _settings(settings_file, seed)
     train_files, held_files = _expand(data), _expand(validation)
     shared = {f.resolve() for f in train_files} & {f.resolve() for f in held_files}
     if shared:
         raise InputError(f"{next(iter(shared))}: used for training and for validation; give different snapshots")
     dataset, held_out = _load(train_files, chemistry), _load(held_files, chemistry)
-    trainer = FlowTrainer(dataset, held_out, settings, device)
+    trainer: Trainer = TRAINERS.get(family)(dataset, held_out, settings, device)
     checkpoint = out.with_suffix(".checkpoint")
     if resume and checkpoint.exists():
         _load_checkpoint(trainer, checkpoint)
@@ -74,19 +110,27 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     seconds = _run(trainer, checkpoint, minutes, progress)
     provenance = _provenance(trainer, dataset, held_out, train_files, seconds)
     save_model(trainer.generator().to_model(dataset.chemistry, provenance), out)
-    out.with_suffix(".md").write_text(_card(out.stem, provenance))
+    out.with_suffix(".md").write_text(_card(out.stem, family, trainer.loss_unit, provenance))
     return out
 
 
-def _settings(file: str | Path | None, seed: int | None) -> FlowTraining:
+def _settings(file: str | Path | None, seed: int | None) -> tuple[str, Any]:
+    """The family to train and its settings."""
     content = {}
     if file is not None:
         try:
             content = yaml.safe_load(Path(file).read_text()) or {}
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{file}: not a readable settings file ({' '.join(str(error).split())})") from None
-    settings = FlowTraining.from_dict(content, where=str(file))
-    return settings if seed is None else replace(settings, seed=seed)
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: settings are 'name: value' lines")
+    family = str(content.pop("family", "flow"))
+    try:
+        settings_type = TRAINERS.get(family).settings_type
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{file}: {error}") from None
+    settings = settings_type.from_dict(content, where=str(file))
+    return family, settings if seed is None else replace(settings, seed=seed)
 
 
 def _expand(paths: Sequence[str | Path]) -> list[Path]:
@@ -111,13 +155,13 @@ def _load(files: list[Path], chemistry: str) -> Dataset:
     return load_dataset(compiled[0]) if compiled else compile_dataset(files, load_chemistry(chemistry))
 
 
-def _run(trainer: FlowTrainer, checkpoint: Path, minutes: float | None, progress: Progress | None) -> float:
+def _run(trainer: Trainer, checkpoint: Path, minutes: float | None, progress: Progress | None) -> float:
     """Train until done, out of time, or interrupted; the checkpoint is always up to date. Returns seconds spent."""
     start = time.monotonic()
     deadline = start + 60 * minutes if minutes is not None else None
     saved = start
 
-    def report(t: FlowTrainer) -> None:
+    def report(t: Trainer) -> None:
         nonlocal saved
         if progress:
             step, loss, held = t.history[-1]
@@ -133,13 +177,16 @@ def _run(trainer: FlowTrainer, checkpoint: Path, minutes: float | None, progress
     return time.monotonic() - start
 
 
-def _save_checkpoint(trainer: FlowTrainer, checkpoint: Path) -> None:
+def _save_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
+    state = trainer.state()
+    if state is None:
+        return
     part = checkpoint.with_name(f".{checkpoint.name}.part")
-    torch.save(trainer.state(), part)
+    torch.save(state, part)
     os.replace(part, checkpoint)
 
 
-def _load_checkpoint(trainer: FlowTrainer, checkpoint: Path) -> None:
+def _load_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         trainer.load_state(state, where=str(checkpoint))
@@ -148,7 +195,7 @@ def _load_checkpoint(trainer: FlowTrainer, checkpoint: Path) -> None:
                          "remove it to start afresh") from None
 
 
-def _provenance(trainer: FlowTrainer, dataset: Dataset, held_out: Dataset, files: list[Path], seconds: float) -> dict:
+def _provenance(trainer: Trainer, dataset: Dataset, held_out: Dataset, files: list[Path], seconds: float) -> dict:
     digest = hashlib.sha256()
     for system in dataset.systems:
         digest.update(np.ascontiguousarray(system.positions).tobytes())
@@ -160,15 +207,15 @@ def _provenance(trainer: FlowTrainer, dataset: Dataset, held_out: Dataset, files
         "history": [list(row) for row in trainer.history]}
 
 
-def _card(name: str, provenance: dict) -> str:
+def _card(name: str, family: str, loss_unit: str, provenance: dict) -> str:
     settings = yaml.safe_dump(provenance["settings"], sort_keys=False)
     step, loss, held = provenance["history"][-1]
     return f"""# {name}
 
-Family `flow`, chemistry `{provenance['chemistry']}`. Trained on {provenance['snapshots']} snapshots
+Family `{family}`, chemistry `{provenance['chemistry']}`. Trained on {provenance['snapshots']} snapshots
 ({provenance['beads']} beads; SHA-256 of the positions {provenance['data_sha256'][:16]}),
 {provenance['held_out_snapshots']} held out. {step} steps on {provenance['device']} ({provenance['machine']}, torch
-{provenance['torch']}); loss {loss:.4f}, held out {held:.4f} (angstrom^2).
+{provenance['torch']}); loss {loss:.4f}, held out {held:.4f} ({loss_unit}).
 
 Settings:
 ```yaml
