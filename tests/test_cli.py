@@ -71,7 +71,8 @@ def test_all_that_goes_with_it(run, tmp_path):
     assert system.getNumParticles() == len(state.getPositions()) == mdtraj.load(tmp_path / "aa.pdb").n_atoms
     assert "[ moleculetype ]" in (tmp_path / "aa.top").read_text()
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "<cg>" not in page and "http" not in page
+    assert page.count("data:image/png;base64,") == 5 and "<cg>" not in page
+    assert "http:" not in page and "https:" not in page
     assert "NonbondedForce" in page and "pierced rings" in page
     assert (tmp_path / "melt.png").read_bytes()[:4] == b"\x89PNG"
 
