@@ -22,7 +22,7 @@ class Bars:
         if stage != self._stage:
             self.close()
             self._stage = stage
-            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, desc=stage, file=sys.stderr, leave=False, dynamic_ncols=True)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 

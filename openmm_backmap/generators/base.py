@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ Progress = Callable[[str, int, int], None]
 
 #: family name -> class with ``from_model(model_file, device)``; :class:`Generator` says what else it may have
 FAMILIES = Registry("generator family", {
+    "dbm": "openmm_backmap.generators.dbm:DBMGenerator",
     "flow": "openmm_backmap.generators.flow:FlowGenerator",
     "fragment": "openmm_backmap.generators.baselines.fragment:FragmentGenerator",
     "geometric": "openmm_backmap.generators.baselines.geometric:GeometricGenerator",
@@ -29,6 +31,7 @@ class Generator(Protocol):
     """Draws atoms for given beads: p(r | R, c).
 
     A family that differs says so by class attributes: ``trained = False`` where a chemistry is all that it needs,
+    ``transfers = True`` where a model may be applied to other molecules than those it was trained on,
     ``default_refine`` (otherwise "equilibrate") for how far its atoms are refined if nothing is said, and
     ``uses_openmm = True`` where it has energies of its own, and ``from_model`` takes ``platform``.
     """
@@ -103,7 +106,8 @@ def find_model(model: str | Path | ModelFile, chemistry: str | Path | None = Non
     Parameters
     ----------
     model : str, Path or ModelFile
-        A model already loaded, the name of a shipped one or the path of a model file: these bring their chemistry. Or
+        A model already loaded, the name of a shipped one or the path of a model file: these bring their chemistry,
+        and those of a family that transfers take another. Or
         a family (``random``, ``geometric``, ``fragment``), for the chemistry that is given: a trained family
         then means the shipped model ``FAMILY-CHEMISTRY``.
     chemistry : str or Path, optional
@@ -119,11 +123,13 @@ def find_model(model: str | Path | ModelFile, chemistry: str | Path | None = Non
     """
     if takes_chemistry(model):
         return _of_family(str(model), chemistry)
-    if chemistry is not None:
-        _known(model)
-        name = model.name if isinstance(model, ModelFile) else model
-        raise InputError(f"model {name} brings its own chemistry: leave --chemistry {chemistry} out")
-    return model if isinstance(model, ModelFile) else load_model(_known(model))
+    found = model if isinstance(model, ModelFile) else load_model(_known(model))
+    if chemistry is None:
+        return found
+    if not getattr(FAMILIES.get(found.family), "transfers", False):
+        raise InputError(f"model {found.name} brings its own chemistry: leave --chemistry {chemistry} out")
+    other = load_chemistry(chemistry)
+    return replace(found, chemistry_source=other.source, force_field_xml=other.force_field_xml)
 
 
 def takes_chemistry(model: str | Path | ModelFile) -> bool:

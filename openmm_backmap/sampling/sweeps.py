@@ -93,27 +93,41 @@ class _Sweep:
         self.placed[torch.as_tensor(beads, device=self.positions.device)] = True
 
     def redraw_faulty(self, progress) -> None:
-        for k in range(self.settings.max_redraws):
-            faulty = self._faulty_beads()
-            if progress:
-                progress("redrawing faulty beads", k, self.settings.max_redraws)
-            if not len(faulty):
-                break
-            colour = colour_beads(self.neighbour, self.distance, self.settings.reach_nm, self.rng)
-            for c in np.unique(colour[faulty]):
-                self._draw_beads(faulty[colour[faulty] == c])
-        if progress:
-            progress("redrawing faulty beads", self.settings.max_redraws, self.settings.max_redraws)
+        redraw_faulty(
+            lambda: faulty_beads(self.around.tables.target, self.positions.cpu().numpy().astype(float), self.box),
+            lambda: colour_beads(self.neighbour, self.distance, self.settings.reach_nm, self.rng),
+            self._draw_beads, self.settings.max_redraws, progress)
 
-    def _faulty_beads(self) -> np.ndarray:
-        """Beads that own an atom of an inverted centre, a pierced or folded ring or a close contact."""
-        target = self.around.tables.target
-        x = self.positions.cpu().numpy().astype(float)
-        ring, bond = pierced_rings(target, x, self.box).T
-        folded = np.flatnonzero(ring_planarity(target, x) > FOLDED_NM)
-        atoms = [target.stereo[inverted_centres(target, x)].ravel(), close_contacts(target, x, self.box).ravel(),
-                 target.bonds[bond].ravel(), *(rings(target)[k] for k in (*ring, *folded))]
-        return np.unique(target.bead_of_atom[np.concatenate(atoms).astype(int)])
+
+def redraw_faulty(faulty: Callable[[], np.ndarray], colours: Callable[[], np.ndarray],
+                  draw: Callable[[np.ndarray], None], max_redraws: int, progress=None) -> None:
+    """Draw faulty beads again, colour by colour, until ``faulty()`` finds none or ``max_redraws`` rounds are over.
+
+    ``colours()`` gives a colour (n_beads,) to each bead, anew in each round; ``draw`` takes beads of one colour.
+    """
+    for k in range(max_redraws):
+        beads = faulty()
+        if progress:
+            progress("redrawing faulty beads", k, max_redraws)
+        if not len(beads):
+            break
+        colour = colours()
+        for c in np.unique(colour[beads]):
+            draw(beads[colour[beads] == c])
+    if progress:
+        progress("redrawing faulty beads", max_redraws, max_redraws)
+
+
+def faulty_beads(target, x: np.ndarray, box) -> np.ndarray:
+    """Beads that own an atom of an inverted centre, a pierced or folded ring or a close contact.
+
+    ``x`` (n_atoms, 3), nm, whole molecules; ``box`` (3, 3) or None.
+    """
+    ring, bond = pierced_rings(target, x, box).T
+    folded = np.flatnonzero(ring_planarity(target, x) > FOLDED_NM)
+    atoms = [target.stereo[inverted_centres(target, x)].ravel(), close_contacts(target, x, box).ravel(),
+             target.bonds[bond].ravel(), *(rings(target)[k] for k in (*ring, *folded))]
+    return np.unique(target.bead_of_atom[np.concatenate(atoms).astype(int)])
 
 
 def _batches(beads: np.ndarray, size: int) -> list[np.ndarray]:

@@ -30,6 +30,7 @@ _REPORT_EVERY = 200
 
 #: ``family`` of a settings file -> class of the shape of :class:`Trainer`
 TRAINERS = Registry("family to train", {
+    "dbm": "openmm_backmap.training.dbm:DBMTrainer",
     "flow": "openmm_backmap.training.flow:FlowTrainer",
     "fragment": "openmm_backmap.training.fragment:FragmentTrainer",
 }, group="openmm_backmap.trainers")
@@ -109,8 +110,9 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
         raise InputError(f"{checkpoint} is there: continue it with --resume, or remove it")
     seconds = _run(trainer, checkpoint, minutes, progress)
     provenance = _provenance(trainer, dataset, held_out, train_files, seconds)
-    save_model(trainer.generator().to_model(dataset.chemistry, provenance), out)
-    out.with_suffix(".md").write_text(_card(out.stem, family, trainer.loss_unit, provenance))
+    if getattr(trainer, "writes", True):  # of several processes that train together, one
+        save_model(trainer.generator().to_model(dataset.chemistry, provenance), out)
+        out.with_suffix(".md").write_text(_card(out.stem, family, trainer.loss_unit, provenance))
     return out
 
 

@@ -1,0 +1,304 @@
+"""Training of the ``dbm`` family: a supervised warm start, then the adversarial game on unrolled sequences.
+
+The warm start draws each atom twice from its environment in the reference and lowers the energy score, which is least
+where the draws are distributed as the reference: it needs no critic, and leaves a generator that places atoms about
+right, with about the right spread. The game is that of Stieffenhofer et al. (2020, 2021; thesis 4.4, 4.5).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from openmm_backmap.energy.bridge import TorchEnergy
+from openmm_backmap.environments.voxel_channels import Channels, with_default
+from openmm_backmap.environments.voxels import turned
+from openmm_backmap.errors import InputError
+from openmm_backmap.generators.dbm.generator import DBMGenerator
+from openmm_backmap.generators.dbm.network import DBMCritic, DBMNetwork, precision
+from openmm_backmap.generators.dbm.placing import Scene, place
+from openmm_backmap.training.dataset import Dataset
+from openmm_backmap.training.dbm_data import Batch, SnapshotBatches, load_energies, system_energies
+from openmm_backmap.training.dbm_losses import (
+    BONDED,
+    centre_of_mass_loss,
+    critic_loss,
+    energy_score,
+    gradient_penalty,
+    prior_loss,
+)
+from openmm_backmap.training.dbm_ranks import Ranks
+from openmm_backmap.training.dbm_settings import DBMTraining
+from openmm_backmap.training.dbm_validation import Comparison
+
+ANGSTROM = 10.0
+_VALIDATION_BEADS = 64
+
+
+class DBMTrainer:
+    """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`.
+
+    Under ``torchrun`` every process makes the same trainer; each takes its part of a batch, gradients are averaged,
+    and only the process with ``writes`` may write files.
+
+    Parameters
+    ----------
+    dataset, validation : Dataset
+    settings : DBMTraining
+    device : str
+    energies : sequence of TorchEnergy, optional
+        One for each system of ``dataset``; by default read from ``settings.energies``, or made by OpenMM, where a
+        prior needs them.
+    """
+
+    settings_type, loss_unit = DBMTraining, "angstrom"
+
+    def __init__(self, dataset: Dataset, validation: Dataset, settings: DBMTraining, device: str = "cpu",
+                 energies: Sequence[TorchEnergy] | None = None):
+        self.settings, self.chemistry = settings, dataset.chemistry
+        self.ranks = Ranks.from_environment(device)
+        self.device = self.ranks.device(device)
+        if settings.beads % self.ranks.world:
+            raise InputError(f"beads is {settings.beads}, not a multiple of the {self.ranks.world} processes")
+        self.channels: Channels = with_default(settings.channels, [system.target for system in dataset.systems])
+        hyper = settings.network
+        make = lambda data, energies, share: SnapshotBatches(  # noqa: E731
+            data, self.channels, hyper.grid, hyper.order, self.device, energies, settings.seed, share)
+        self.batches = make(dataset, self._energies(dataset, energies), (self.ranks.rank, self.ranks.world))
+        self.held_out = make(validation, None, (0, 1))
+        torch.manual_seed(settings.seed)
+        sizes = (hyper, self.channels.n_channels, len(self.channels.types))
+        self.network = DBMNetwork(*sizes).to(self.device)
+        self.critic = DBMCritic(*sizes, settings.spectral_norm).to(self.device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        adam = lambda model, rate, betas: torch.optim.Adam(model.parameters(), rate, betas=betas)  # noqa: E731
+        self.optimizers = {"warm": adam(self.network, settings.warm_rate, (0.9, 0.99)),
+                           "generator": adam(self.network, settings.generator_rate, (0.0, 0.9)),
+                           "critic": adam(self.critic, settings.critic_rate, (0.0, 0.9))}
+        self.seed = torch.Generator().manual_seed(settings.seed)
+        self.step = 0
+        self.history: list[tuple[int, float, float]] = []
+        #: (step, parts of the loss since the record before, and divergences on the held-out snapshots, bits)
+        self.records: list[tuple[int, dict[str, float]]] = []
+
+    def _energies(self, dataset: Dataset, given: Sequence[TorchEnergy] | None) -> Sequence[TorchEnergy] | None:
+        if self.settings.prior == "none" or self.settings.steps <= self.settings.warm_steps:
+            return None
+        found = given or (load_energies(self.settings.energies) if self.settings.energies else system_energies(dataset))
+        if [e.n_atoms for e in found] != [system.target.n_atoms for system in dataset.systems]:
+            raise InputError(f"{self.settings.energies or 'energies'}: not of the systems of this data set")
+        return found
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.ranks.rank == 0
+
+    def train(self, until: int | None = None, deadline: float | None = None, report: Callable | None = None,
+              every: int = 500) -> None:
+        """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` at times."""
+        until = min(until or self.settings.steps, self.settings.steps)
+        running: list[dict[str, float]] = []
+        first = self.step
+        # At least one update, so that there always is a loss to tell of.
+        while self.step < until and (deadline is None or self.step == first or self.ranks.agree(
+                time.monotonic() < deadline, self.device)):
+            running.append(self._update())
+            if self.step % every == 0 or self.step == until:
+                self._record(running)
+                running = []
+                if report and self.writes:
+                    report(self)
+        if running:
+            self._record(running)
+
+    def _record(self, parts: list[dict[str, float]]) -> None:
+        names = sorted({name for part in parts for name in part})
+        means = {name: self.ranks.mean(float(np.mean([part[name] for part in parts if name in part])), self.device)
+                 for name in names}
+        self.history.append((self.step, means["loss"], self.validation_loss()))
+        self.records.append((self.step, {**means, **self.validation_divergences()}))
+
+    def _update(self) -> dict[str, float]:
+        parts = self._warm_update() if self.step < self.settings.warm_steps else self._game_update()
+        self.step += 1
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.network.parameters()):
+                mean.lerp_(value, 1 - decay)
+        return parts
+
+    def _descend(self, name: str, loss: torch.Tensor, rate: float) -> None:
+        optimizer, model = self.optimizers[name], self.critic if name == "critic" else self.network
+        if not torch.isfinite(loss):
+            raise InputError(f"training diverged at step {self.step}; lower the learning rate")
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        self.ranks.average_gradients(model.parameters())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    def _warm_update(self) -> dict[str, float]:
+        s = self.settings
+        batch = self.batches.placements(s.beads, s.jitter_nm, self.seed)
+        loss = self._score(self.network, batch, self.batches, s.beads, self.seed)
+        done = self.step / s.warm_steps
+        rate = min(1.0, (self.step + 1) / s.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+        self._descend("warm", loss, s.warm_rate * rate)
+        return {"loss": loss.item()}
+
+    def _score(self, network: DBMNetwork, batch: Batch, batches: SnapshotBatches, n: int,
+               seed: torch.Generator) -> torch.Tensor:
+        """Energy score, angstrom, of two draws of each atom of a batch made for ``n`` rows."""
+        scene, noise = self._scene(batch, batches, n, seed, 2)
+        column = batch.columns[:, 0]
+        environment, kind = scene.environment(column, batch.seen), scene.kind(column)
+        with precision(self.settings.precision, self.device):
+            seen = network.encode(environment)
+            _, points = network.decode(torch.cat([seen, seen]), torch.cat([kind, kind]), noise.flatten(0, 1))
+        return ANGSTROM * energy_score(*points.chunk(2), self._reference(scene, batch, column))
+
+    @staticmethod
+    def _reference(scene: Scene, batch: Batch, column: torch.Tensor) -> torch.Tensor:
+        """Where own atom ``column`` is in the snapshot, in the scene's orientation."""
+        at = batch.reference[torch.arange(len(column), device=column.device), column]
+        return turned(at[:, None], scene.angle)[:, 0, 0]
+
+    def _scene(self, batch: Batch, batches: SnapshotBatches, n: int, seed: torch.Generator, n_noise: int):
+        """The batch in random orientations, and noise (n_noise, B, n_noise_dim)."""
+        angle = batches.rows(2 * math.pi * torch.rand(n, 1, generator=seed)).to(self.device)
+        noise = batches.rows(torch.randn(n_noise, n, self.settings.network.noise, generator=seed), 1).to(self.device)
+        return Scene(batch.snapshot.tables, self.settings.network.grid, batch.env, angle), noise
+
+    def _game_update(self) -> dict[str, float]:
+        """``n_critic`` updates of the critic, then one of the generator."""
+        s = self.settings
+        done = (self.step - s.warm_steps) / max(1, s.steps - s.warm_steps)
+        rate = 1 - (1 - s.final_rate) * done
+        parts: dict[str, float] = {}
+        for _ in range(s.n_critic):
+            loss, apart = self._critic_loss()
+            self._descend("critic", loss, s.critic_rate * rate)
+            parts["critic"] = apart.item()
+        loss, score, prior = self._generator_loss()
+        self._descend("generator", loss, s.generator_rate * rate)
+        return {**parts, "loss": loss.item(), "score": score.item(), "prior": prior.item()}
+
+    def _sequences(self) -> tuple[Batch, Scene, torch.Tensor]:
+        n = self.settings.beads
+        batch = self.batches.sequences(n, self.seed)
+        return batch, *self._scene(batch, self.batches, n, self.seed, batch.columns.shape[1])
+
+    def _unroll(self, batch: Batch, scene: Scene, noise: torch.Tensor):
+        """Environments, types and densities of all atoms of the sequences, each generated among those before it."""
+        with precision(self.settings.precision, self.device):
+            steps = list(place(self.network, scene, batch.columns, batch.seen, noise))
+        return [torch.cat(part) for part in zip(*((x.environment, x.kind, x.density) for x in steps))]
+
+    @staticmethod
+    def _as_reference(batch: Batch, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+        """Environments and densities of the same atoms where they are in the snapshot."""
+        seen, environments, densities = batch.seen, [], []
+        for column in batch.columns.unbind(1):
+            environments.append(scene.environment(column, seen))
+            densities.append(scene.reference_density(column, batch.reference))
+            seen = seen.scatter(1, column[:, None], True)
+        return torch.cat(environments), torch.cat(densities)
+
+    def _critic_loss(self) -> tuple[torch.Tensor, torch.Tensor]:
+        batch, scene, noise = self._sequences()
+        with torch.no_grad():
+            real = self._as_reference(batch, scene)
+            environment, kind, density = self._unroll(batch, scene, noise)
+        fake = (environment, density)
+        with precision(self.settings.precision, self.device):
+            loss = critic_loss(self.critic, real, fake, kind)
+        share = self.batches.rows(torch.rand(noise.shape[0], self.settings.beads, generator=self.seed), 1)
+        if not self.settings.gradient_penalty:
+            return loss, -loss.detach()
+        penalty = gradient_penalty(self.critic, real, fake, kind, share.flatten().to(self.device))
+        return loss + self.settings.gradient_penalty * penalty, -loss.detach()
+
+    def _generator_loss(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss, and its two parts: the critic's score and the prior."""
+        batch, scene, noise = self._sequences()
+        environment, kind, density = self._unroll(batch, scene, noise)
+        self.critic.requires_grad_(False)
+        with precision(self.settings.precision, self.device):
+            score = -self.critic(environment, kind, density).mean()
+        self.critic.requires_grad_(True)
+        prior = self._prior(batch, scene.own_local()[:, 0])
+        return score + prior, score.detach(), prior.detach()
+
+    def ramp(self) -> float:
+        """Share of the final weights of the prior at this step."""
+        s = self.settings
+        return min(1.0, max(0.0, (self.step - s.warm_steps - s.ramp_start) / max(1, s.ramp_end - s.ramp_start)))
+
+    def _prior(self, batch: Batch, own: torch.Tensor) -> torch.Tensor:
+        s, ramp = self.settings, self.ramp()
+        prior = own.new_zeros(())
+        if s.prior_mass and ramp:
+            atoms = batch.snapshot.tables.base.atoms_of_bead[batch.bead].gather(1, batch.columns)
+            masses = torch.as_tensor(batch.snapshot.tables.target.masses, dtype=own.dtype, device=own.device)[atoms]
+            at = batch.columns[..., None].expand(-1, -1, 3)
+            prior = prior + s.prior_mass * centre_of_mass_loss(own.gather(1, at), batch.reference.gather(1, at), masses)
+        if s.prior != "none" and ramp:
+            weights = {**dict.fromkeys(BONDED, s.prior_bonded), "lj": s.prior_lj, "coulomb": s.prior_coulomb}
+            terms = lambda x: batch.snapshot.terms(batch.bead, batch.columns, x, batch.light)  # noqa: E731
+            reference = terms(batch.reference) if s.prior == "match" else None
+            prior = prior + prior_loss(s.prior, terms(own), reference, weights, s.damping_kJ)
+        return ramp * prior
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Energy score, angstrom, of the averaged weights on the held-out snapshots, always on the same draws."""
+        seed, n = torch.Generator().manual_seed(self.settings.seed + 1), _VALIDATION_BEADS
+        return float(np.mean([self._score(self.average, self.held_out.placements(n, 0.0, seed), self.held_out, n,
+                                          seed).item() for _ in range(self.settings.validation)]))
+
+    @torch.no_grad()
+    def validation_divergences(self) -> dict[str, float]:
+        """Jensen-Shannon divergences, bits, of the bonds, angles and dihedrals that whole generated sequences make
+        among held-out atoms; means over types."""
+        seed, n = torch.Generator().manual_seed(self.settings.seed + 2), _VALIDATION_BEADS
+        found = Comparison()
+        for _ in range(self.settings.validation):
+            batch = self.held_out.sequences(n, seed)
+            scene, noise = self._scene(batch, self.held_out, n, seed, batch.columns.shape[1])
+            for _ in place(self.average, scene, batch.columns, batch.seen, noise):
+                pass
+            found.add(batch, scene.own_local()[:, 0])
+        return found.divergences()
+
+    def generator(self) -> DBMGenerator:
+        """The generator with the averaged weights."""
+        return DBMGenerator(self.average, self.channels, self.device, self.settings.sampling)
+
+    def state(self) -> dict | None:
+        """Everything that a continued run needs, as tensors and plain values; None in processes that do not write."""
+        if not self.writes:
+            return None
+        return {"step": self.step, "network": self.network.state_dict(), "critic": self.critic.state_dict(),
+                "average": self.average.state_dict(), "seed": self.seed.get_state(), "history": self.history,
+                "records": self.records, "settings": repr(self.settings), "channels": repr(self.channels),
+                "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()}}
+
+    def load_state(self, state: dict, where: str = "checkpoint") -> None:
+        """Continue from :meth:`state`; :class:`InputError` where the settings differ."""
+        if state["settings"] != repr(self.settings) or state["channels"] != repr(self.channels):
+            raise InputError(f"{where}: was written with other settings; use another output or the same settings")
+        for name in ("network", "critic", "average"):
+            getattr(self, name).load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.seed.set_state(state["seed"])
+        self.step, self.history = state["step"], [tuple(row) for row in state["history"]]
+        self.records = [tuple(row) for row in state["records"]]
