@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from openmm_backmap import __version__
+from openmm_backmap.cli.evaluate import evaluate
 from openmm_backmap.cli.models import models
 from openmm_backmap.cli.reference import reference
 from openmm_backmap.cli.run import run
@@ -34,6 +35,7 @@ def app() -> None:
 
 
 app.add_command(run)
+app.add_command(evaluate)
 app.add_command(models)
 app.add_command(reference)
 app.add_command(train)

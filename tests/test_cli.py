@@ -31,12 +31,13 @@ def run(toy_model, capsys):
 def test_help_shows_the_main_job_and_the_verbs(run):
     code, out, _ = run("--help", model=None)
     assert code == 0
-    for word in ("INPUT", "--refine", "Examples:", "cg.pdb --model sps -o aa.pdb", "models", "reference", "train"):
+    for word in ("INPUT", "--refine", "Examples:", "cg.pdb --model sps -o aa.pdb", "evaluate", "models", "reference",
+                 "train"):
         assert word in out
     assert run("cg.pdb", "--help", model=None)[0] == 0
 
 
-@pytest.mark.parametrize("verb", ["models", "reference", "train"])
+@pytest.mark.parametrize("verb", ["evaluate", "models", "reference", "train"])
 def test_every_verb_has_an_example(run, verb):
     code, out, _ = run(verb, "--help", model=None)
     assert code == 0 and f"backmap-openmm {verb}" in out

@@ -1,0 +1,153 @@
+"""The benchmark page: all baselines and all shipped models of a chemistry, judged and timed in one run.
+
+    python benchmarks/quality.py --reference 'runs/sps/melt_1/frame_*.gro' --held-out runs/sps/melt_2/frame_0040.gro
+
+Every method backmaps the beads of the held-out structure by the command line, in a process of its own whose time and
+peak memory are taken; what it wrote is then compared with the reference. Makes ``docs/benchmarks.md`` with its figure.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import click
+from measure import backmap_command, measured, this_machine
+
+from openmm_backmap import __version__
+from openmm_backmap.analysis.evaluate import evaluate
+from openmm_backmap.analysis.evaluation_figures import summary_figure
+from openmm_backmap.analysis.evaluation_results import Evaluation, number_text, summary_table
+from openmm_backmap.cli.progress import Bars
+from openmm_backmap.errors import BackmapError
+from openmm_backmap.generators.base import untrained_families
+from openmm_backmap.io.atomistic import find_files
+from openmm_backmap.io.writers import replacing
+from openmm_backmap.model_file import load_model, shipped_models
+
+DOCS = Path(__file__).parents[1] / "docs"
+# In the order of what went before them, so that the ranking can be read off.
+BASELINES = ("random", "geometric", "fragment")
+FIGURE = ("angle_mean", "dihedral_mean", "lennard_jones_energy", "radial", "psi")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: a label and the words of the command that makes it."""
+
+    label: str
+    words: tuple[str, ...]
+
+
+@click.command()
+@click.option("--reference", multiple=True, required=True, help="Atomistic structures; files, folders or patterns.")
+@click.option("--held-out", multiple=True, required=True, help="Atomistic structures whose beads are backmapped.")
+@click.option("--cg", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True,
+              help="The beads of the held-out structure, as a file for the command.")
+@click.option("--chemistry", default="sps", show_default=True)
+@click.option("--relax", type=float, default=20.0, show_default=True, help="ps of dynamics from each structure.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="runs/benchmark", show_default=True,
+              help="Folder of what is kept; a run that was interrupted goes on.")
+@click.option("--docs", type=click.Path(path_type=Path, file_okay=False), default=DOCS, show_default=True)
+def main(reference: tuple[str, ...], held_out: tuple[str, ...], cg: Path, chemistry: str, relax: float, seed: int,
+         out: Path, docs: Path) -> None:
+    """Judge and time every baseline and every shipped model of a chemistry."""
+    out.mkdir(parents=True, exist_ok=True)
+    methods = list_methods(chemistry)
+    costs = {method.label: timed(method, cg, seed, out) for method in methods}
+    try:
+        with Bars() as bars:
+            evaluation = evaluate(
+                reference, out=out / "evaluation", held_out=held_out, chemistry=chemistry, seed=seed, relax_ps=relax,
+                structures={m.label: [structure_of(m, out)] for m in methods}, progress=bars)
+    except BackmapError as error:
+        raise click.ClickException(str(error)) from None
+    write_page(evaluation, costs, docs, n_reference=len(find_files(reference)))
+    click.echo(f"{docs / 'benchmarks.md'} written")
+
+
+def list_methods(chemistry: str) -> list[Method]:
+    """Baselines first, then each trained model, as drawn and by default."""
+    methods = [Method(name, ("--model", name, "--chemistry", chemistry)) for name in BASELINES
+               if name in untrained_families() or f"{name}-{chemistry}" in shipped_models()]
+    for name in shipped_models():
+        model = load_model(name)
+        if model.chemistry.name == chemistry and model.family not in BASELINES:
+            methods += [Method(f"{name}, drawn", ("--model", name, "--refine", "none")),
+                        Method(name, ("--model", name))]
+    return methods
+
+
+def structure_of(method: Method, out: Path) -> Path:
+    return out / f"{method.label.replace(', ', '_')}.gro"
+
+
+def timed(method: Method, cg: Path, seed: int, out: Path) -> tuple[float, float]:
+    """Seconds and MB of the command; kept beside what it wrote."""
+    structure = structure_of(method, out)
+    record = structure.with_suffix(".json")
+    words = [str(cg), *method.words, "--seed", str(seed)]
+    if record.exists() and json.loads(record.read_text())["words"] == words:
+        return tuple(json.loads(record.read_text())["cost"])
+    click.echo(f"{method.label} ...", err=True)
+    cost = measured(backmap_command(*words, "-o", structure, "--overwrite", "-q"))
+    with replacing(record, overwrite=True) as part:
+        part.write_text(json.dumps({"words": words, "cost": cost}))
+    return cost
+
+
+def write_page(evaluation: Evaluation, costs: dict[str, tuple[float, float]], docs: Path, n_reference: int) -> None:
+    """``benchmarks.md`` and its figure."""
+    figure = docs / "figures" / "benchmarks.png"
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(figure, overwrite=True) as part:
+        summary_figure(evaluation, FIGURE).savefig(part, dpi=110, format="png")
+    machine = this_machine()
+    table = summary_table(evaluation)
+    head = ["", *(label for label, _ in table.rows)]
+    rows = [[q.title, *(marked(k, q.key, values, table.best) for k, (_, values) in enumerate(table.rows))]
+            for q in table.quantities if q.key != "seconds"]
+    for k, name in enumerate(("seconds", "memory, MB")):
+        rows.append([name, *(f"{costs[label][k]:.0f}" if label in costs else "" for label, _ in table.rows)])
+    target = evaluation.target
+    lines = [
+        "# Benchmark", "",
+        f"{evaluation.chemistry}: {target.n_beads:,} beads, {target.n_atoms:,} atoms, "
+        f"{n_reference} reference structures. {date.today().isoformat()}, openmm_backmap {__version__}, "
+        f"{machine['processor']}, {machine['cores']} cores. Command:", "",
+        "```", f"python {shlex.join(['benchmarks/quality.py', *sys.argv[1:]])}", "```", "",
+        HOW_TO_READ, "", *markdown_table(head, rows), "",
+        "![the headline divergences as multiples of the floor](figures/benchmarks.png)", ""]
+    with replacing(docs / "benchmarks.md", overwrite=True) as part:
+        part.write_text("\n".join(lines))
+
+
+HOW_TO_READ = """\
+Angles, dihedrals and the Lennard-Jones energy of a molecule: Jensen-Shannon divergence in bits, mean over types.
+g(r): mean difference, heavy atoms. Psi: sum over bonds, angles and dihedrals of the integral of |p - p_reference|.
+Classifier AUC: how well a classifier tells local environments from the reference's; 0.5 is perfect. Bead RMSD: M(r)
+against the beads given, by the file's rounding at best. Defects are counts. MD to band: time until the potential energy
+of unrestrained dynamics at the chemistry's temperature, started from the structure as it is, stays in the band of the
+reference. *Floor*: parts of the reference against the rest. *Held out*: the atomistic structure whose beads were
+backmapped. Bold: the best of the methods. Seconds and memory are those of the whole command with a seed, on one OpenMM
+thread."""
+
+
+def marked(row: int, key: str, values: dict[str, float], best: frozenset) -> str:
+    text = number_text(values.get(key))
+    return f"**{text}**" if (row, key) in best else text
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, numbers to the right."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+
+
+if __name__ == "__main__":
+    main()
