@@ -21,8 +21,8 @@ from measure import backmap_command, measured, this_machine
 
 from openmm_backmap import __version__
 from openmm_backmap.analysis.evaluate import evaluate
-from openmm_backmap.analysis.evaluation_figures import summary_figure
-from openmm_backmap.analysis.evaluation_results import Evaluation, number_text, summary_table
+from openmm_backmap.analysis.evaluation.figures import summary_figure
+from openmm_backmap.analysis.evaluation.results import Evaluation, number_text, summary_table
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.errors import BackmapError
 from openmm_backmap.generators.base import untrained_families

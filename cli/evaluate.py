@@ -64,7 +64,7 @@ def evaluate(**options: Any) -> int:
     The exit code is 1 if a draw failed; everything else is done and written nevertheless.
     """
     from openmm_backmap.analysis.evaluate import evaluate as run
-    from openmm_backmap.analysis.processes import default_workers
+    from openmm_backmap.analysis.evaluation.processes import default_workers
 
     try:
         with Bars(options["quiet"]) as bars:
@@ -98,7 +98,7 @@ def _structures(words: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _say(evaluation, out: Path, verbose: bool) -> None:
-    from openmm_backmap.analysis.evaluation_results import as_text, summary_table, verdict
+    from openmm_backmap.analysis.evaluation.results import as_text, summary_table, verdict
 
     click.echo(as_text(summary_table(evaluation)))
     for judged in evaluation.judged:

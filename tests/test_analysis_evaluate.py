@@ -11,16 +11,16 @@ from scipy.spatial.transform import Rotation
 from small_systems import BOX, small_positions
 from toy_generator import ToyGenerator, conformation, toy_target, write_gro
 
-from openmm_backmap.analysis import evaluation_draws as draws
-from openmm_backmap.analysis import evaluation_figures, evaluation_page
-from openmm_backmap.analysis import evaluation_judging as judging
 from openmm_backmap.analysis.ensemble import Ensemble
 from openmm_backmap.analysis.evaluate import evaluate
-from openmm_backmap.analysis.evaluation_inputs import bead_topology, read_inputs, read_structures
-from openmm_backmap.analysis.evaluation_judging import NotDone
-from openmm_backmap.analysis.evaluation_results import FLOOR, as_text, number_text, summary_table
+from openmm_backmap.analysis.evaluation import draws, judging
+from openmm_backmap.analysis.evaluation import figures as evaluation_figures
+from openmm_backmap.analysis.evaluation import page as evaluation_page
+from openmm_backmap.analysis.evaluation.inputs import bead_topology, read_inputs, read_structures
+from openmm_backmap.analysis.evaluation.judging import NotDone
+from openmm_backmap.analysis.evaluation.processes import run_tasks
+from openmm_backmap.analysis.evaluation.results import FLOOR, as_text, number_text, summary_table
 from openmm_backmap.analysis.kept import keep, kept
-from openmm_backmap.analysis.processes import run_tasks
 from openmm_backmap.analysis.relaxation import Band
 from openmm_backmap.chemistry import build_target, load_chemistry, match_beads
 from openmm_backmap.errors import BackmapError, ChemistryError, InputError, RefinementError

@@ -15,8 +15,9 @@ from small_systems import BOX, small_positions, small_target
 from toy_generator import ToyGenerator
 
 from conftest import PROGRAM, environment
-from openmm_backmap.analysis import evaluation_draws, evaluation_page
-from openmm_backmap.analysis import evaluation_judging as judging
+from openmm_backmap.analysis.evaluation import draws as evaluation_draws
+from openmm_backmap.analysis.evaluation import judging
+from openmm_backmap.analysis.evaluation import page as evaluation_page
 from openmm_backmap.cli import main
 from openmm_backmap.errors import RefinementError
 from openmm_backmap.io.writers import write_structure

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from openmm_backmap import __version__
-from openmm_backmap.analysis import evaluation_draws as draws
-from openmm_backmap.analysis import evaluation_judging as judging
 from openmm_backmap.analysis.describe import Description
 from openmm_backmap.analysis.divergence import Comparison, compare
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.evaluation_inputs import Inputs, read_inputs, read_structures
-from openmm_backmap.analysis.evaluation_results import Evaluation, Judged
-from openmm_backmap.analysis.processes import run_tasks
+from openmm_backmap.analysis.evaluation import draws, judging
+from openmm_backmap.analysis.evaluation.inputs import Inputs, read_inputs, read_structures
+from openmm_backmap.analysis.evaluation.processes import run_tasks
+from openmm_backmap.analysis.evaluation.results import Evaluation, Judged
 from openmm_backmap.analysis.relaxation import Relaxation, RelaxSettings, band
 from openmm_backmap.chemistry import Chemistry, parse_aliases
 from openmm_backmap.errors import InputError
@@ -171,8 +170,8 @@ class _Job:
     progress: Progress | None
 
     def run(self, settings: dict[str, Any]) -> Evaluation:
-        from openmm_backmap.analysis.evaluation_page import write_page
-        from openmm_backmap.analysis.evaluation_scores import write_scores
+        from openmm_backmap.analysis.evaluation.page import write_page
+        from openmm_backmap.analysis.evaluation.scores import write_scores
 
         drawn = self._drawn()
         ensembles = {judging.HELD_OUT: self.inputs.held_out} if self.inputs.held_out is not None else {}

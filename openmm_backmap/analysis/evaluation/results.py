@@ -11,9 +11,9 @@ from openmm_backmap.analysis.defects import DEFECTS
 from openmm_backmap.analysis.describe import Description
 from openmm_backmap.analysis.divergence import Comparison
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.evaluation_draws import Choice, Failure
-from openmm_backmap.analysis.evaluation_inputs import Inputs
-from openmm_backmap.analysis.evaluation_judging import NotDone
+from openmm_backmap.analysis.evaluation.draws import Choice, Failure
+from openmm_backmap.analysis.evaluation.inputs import Inputs
+from openmm_backmap.analysis.evaluation.judging import NotDone
 from openmm_backmap.analysis.relaxation import Band, Relaxation, RelaxSettings, time_to_band, verdicts
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.evaluation_inputs import Inputs, bead_topology
+from openmm_backmap.analysis.evaluation.inputs import Inputs, bead_topology
 from openmm_backmap.analysis.kept import load_arrays, save_arrays
 from openmm_backmap.chemistry import Chemistry, build_target, load_chemistry
 from openmm_backmap.errors import ChemistryError, InputError, RefinementError

@@ -10,8 +10,8 @@ import numpy as np
 from openmm_backmap.analysis import page
 from openmm_backmap.analysis.describe import WINDOWS, Description
 from openmm_backmap.analysis.energies import ENERGIES
-from openmm_backmap.analysis.evaluation_judging import NotDone
-from openmm_backmap.analysis.evaluation_results import FLOOR, Evaluation, Judged, Quantity, summary_table
+from openmm_backmap.analysis.evaluation.judging import NotDone
+from openmm_backmap.analysis.evaluation.results import FLOOR, Evaluation, Judged, Quantity, summary_table
 from openmm_backmap.analysis.radial import radial_distribution
 from openmm_backmap.analysis.relaxation import Relaxation
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from openmm_backmap.analysis import page, viewer
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.evaluation_figures import figures, summary_figure
-from openmm_backmap.analysis.evaluation_judging import NotDone
-from openmm_backmap.analysis.evaluation_results import Evaluation, Judged, Table, number_text, summary_table, verdict
+from openmm_backmap.analysis.evaluation.figures import figures, summary_figure
+from openmm_backmap.analysis.evaluation.judging import NotDone
+from openmm_backmap.analysis.evaluation.results import Evaluation, Judged, Table, number_text, summary_table, verdict
 from openmm_backmap.analysis.relaxation import Relaxation, verdicts
 from openmm_backmap.io.writers import replacing
 

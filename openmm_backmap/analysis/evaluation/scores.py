@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_backmap.analysis.evaluation_judging import NotDone
-from openmm_backmap.analysis.evaluation_results import QUANTITIES, Evaluation, Judged, numbers, verdict
+from openmm_backmap.analysis.evaluation.judging import NotDone
+from openmm_backmap.analysis.evaluation.results import QUANTITIES, Evaluation, Judged, numbers, verdict
 from openmm_backmap.analysis.relaxation import Relaxation, time_to_band
 from openmm_backmap.io.writers import replacing
 

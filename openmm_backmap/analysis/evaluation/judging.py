@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.evaluation_draws import slug
+from openmm_backmap.analysis.evaluation.draws import slug
 from openmm_backmap.analysis.kept import keep, kept, load_arrays, save_arrays
 from openmm_backmap.analysis.relaxation import RelaxSettings, relax
 from openmm_backmap.chemistry import Target, build_target, parse_chemistry

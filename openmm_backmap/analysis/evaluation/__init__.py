@@ -1,0 +1,1 @@
+"""The pieces of :func:`openmm_backmap.analysis.evaluate.evaluate`."""
