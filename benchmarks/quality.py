@@ -73,9 +73,12 @@ def main(reference: tuple[str, ...], held_out: tuple[str, ...], cg: Path, chemis
 
 
 def list_methods(chemistry: str) -> list[Method]:
-    """Baselines first, then each trained model, as drawn and by default."""
-    methods = [Method(name, ("--model", name, "--chemistry", chemistry)) for name in BASELINES
-               if name in untrained_families() or f"{name}-{chemistry}" in shipped_models()]
+    """Baselines first, as published and then moved onto the beads; then each trained model, as drawn and by default."""
+    methods = []
+    for name in BASELINES:
+        if name in untrained_families() or f"{name}-{chemistry}" in shipped_models():
+            words = ("--model", name, "--chemistry", chemistry)
+            methods += [Method(name, (*words, "--no-projection")), Method(f"{name}, on the beads", words)]
     for name in shipped_models():
         model = load_model(name)
         if model.chemistry.name == chemistry and model.family not in BASELINES:
@@ -108,24 +111,40 @@ def write_page(evaluation: Evaluation, costs: dict[str, tuple[float, float]], do
     figure.parent.mkdir(parents=True, exist_ok=True)
     with replacing(figure, overwrite=True) as part:
         summary_figure(evaluation, FIGURE).savefig(part, dpi=110, format="png")
-    machine = this_machine()
-    table = summary_table(evaluation)
-    head = ["", *(label for label, _ in table.rows)]
-    rows = [[q.title, *(marked(k, q.key, values, table.best) for k, (_, values) in enumerate(table.rows))]
-            for q in table.quantities if q.key != "seconds"]
-    for k, name in enumerate(("seconds", "memory, MB")):
-        rows.append([name, *(f"{costs[label][k]:.0f}" if label in costs else "" for label, _ in table.rows)])
-    target = evaluation.target
+    machine, target = this_machine(), evaluation.inputs.target
     lines = [
         "# Benchmark", "",
-        f"{evaluation.chemistry}: {target.n_beads:,} beads, {target.n_atoms:,} atoms, "
+        f"{target.chemistry.title}: {target.n_beads:,} beads, {target.n_atoms:,} atoms, "
         f"{n_reference} reference structures. {date.today().isoformat()}, openmm_backmap {__version__}, "
         f"{machine['processor']}, {machine['cores']} cores. Command:", "",
         "```", f"python {shlex.join(['benchmarks/quality.py', *sys.argv[1:]])}", "```", "",
-        HOW_TO_READ, "", *markdown_table(head, rows), "",
+        *results(evaluation, costs), "", HOW_TO_READ, "", "## Ranking", "", *rankings(evaluation), "",
         "![the headline divergences as multiples of the floor](figures/benchmarks.png)", ""]
     with replacing(docs / "benchmarks.md", overwrite=True) as part:
         part.write_text("\n".join(lines))
+
+
+def results(evaluation: Evaluation, costs: dict[str, tuple[float, float]]) -> list[str]:
+    """One row a method; the best in bold."""
+    table = summary_table(evaluation)
+    shown = [q for q in table.quantities if q.key != "seconds"]
+    rows = []
+    for k, (label, values) in enumerate(table.rows):
+        cells = [f"**{number_text(values.get(q.key))}**" if (k, q.key) in table.best else number_text(values.get(q.key))
+                 for q in shown]
+        rows.append([label, *cells, *(f"{cost:.0f}" for cost in costs.get(label, ()))])
+    return markdown_table(["", *(q.title for q in shown), "seconds", "MB"], rows)
+
+
+def rankings(evaluation: Evaluation) -> list[str]:
+    """For each headline number, all methods from the best to the worst."""
+    table = summary_table(evaluation)
+    lines = []
+    for quantity in (q for q in table.quantities if q.key in (*FIGURE, "auc")):
+        order = sorted((abs(values[quantity.key] - quantity.best), label) for label, values in table.rows[1:]
+                       if label in {j.label for j in evaluation.judged if j.kind != "held out"})
+        lines.append(f"- {quantity.title}: {', '.join(label.replace(', ', ' ') for _, label in order)}")
+    return lines
 
 
 HOW_TO_READ = """\
@@ -136,12 +155,7 @@ against the beads given, by the file's rounding at best. Defects are counts. MD 
 of unrestrained dynamics at the chemistry's temperature, started from the structure as it is, stays in the band of the
 reference. *Floor*: parts of the reference against the rest. *Held out*: the atomistic structure whose beads were
 backmapped. Bold: the best of the methods. Seconds and memory are those of the whole command with a seed, on one OpenMM
-thread."""
-
-
-def marked(row: int, key: str, values: dict[str, float], best: frozenset) -> str:
-    text = number_text(values.get(key))
-    return f"**{text}**" if (row, key) in best else text
+thread. Baselines are as published, and once more moved onto the beads, which is this package's default."""
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -13,8 +13,10 @@ import pytest
 from small_systems import BOX, small_positions, small_target
 
 from openmm_backmap.analysis import page, viewer
+from openmm_backmap.analysis.evaluate import evaluate
 from openmm_backmap.analysis.report import write_report
 from openmm_backmap.backmapper import Backmapped
+from openmm_backmap.io.writers import write_structure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Software rendering of WebGL, and a resolver that knows no host: the page has nothing but itself.
@@ -145,6 +147,21 @@ def test_several_views_share_the_library_and_some_layers_wait(browser, tmp_path)
     opened(browser, path)
     shown, hidden = seen(browser), seen(browser, 1)
     assert 0.01 < (shown[..., 1] < 0.5).mean() < 0.9 and hidden.min() > 0.99
+
+
+def test_the_page_of_an_evaluation_has_its_figures_and_views(browser, tmp_path):
+    target = small_target()
+    files = [tmp_path / f"{k}.gro" for k in range(1, 6)]
+    for k, file in enumerate(files, 1):
+        write_structure(file, target.topology, small_positions(target, k), BOX, gro_precision=6)
+    evaluate(files[:3], out=tmp_path / "out", held_out=files[3:4], structures={"given": files[4:]}, chemistry="sps")
+    opened(browser, tmp_path / "out" / "report.html")
+    figures = sorted(file.stem for file in (tmp_path / "out" / "figures").iterdir())
+    widths = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert {"distributions_angle", "energies", "radial", "summary"} <= set(figures)
+    assert len(widths) == len(figures) and min(widths) > 300
+    assert len(views(browser)) == 2
+    assert all(0.02 < (seen(browser, k).min(-1) < 0.97).mean() < 0.9 for k in range(2))
 
 
 def test_without_webgl_the_page_says_so(browser, tmp_path):
