@@ -95,7 +95,7 @@ def timed(method: Method, cg: Path, seed: int, out: Path) -> tuple[float, float]
     """Seconds and MB of the command; kept beside what it wrote."""
     structure = structure_of(method, out)
     record = structure.with_suffix(".json")
-    words = [str(cg), *method.words, "--seed", str(seed)]
+    words = [str(cg.resolve()), *method.words, "--seed", str(seed)]
     if record.exists() and json.loads(record.read_text())["words"] == words:
         return tuple(json.loads(record.read_text())["cost"])
     click.echo(f"{method.label} ...", err=True)
@@ -119,7 +119,9 @@ def write_page(evaluation: Evaluation, costs: dict[str, tuple[float, float]], do
         f"{machine['processor']}, {machine['cores']} cores. Command:", "",
         "```", f"python {shlex.join(['benchmarks/quality.py', *sys.argv[1:]])}", "```", "",
         *results(evaluation, costs), "", HOW_TO_READ, "", "## Ranking", "", *rankings(evaluation), "",
-        "![the headline divergences as multiples of the floor](figures/benchmarks.png)", ""]
+        "![the headline divergences as multiples of the floor](figures/benchmarks.png)", "",
+        "## Every divergence", "", "Jensen-Shannon, bits; g(r): mean difference.", "", *every_divergence(evaluation),
+        "", "## Energies of a molecule", "", "Mean (standard deviation), kJ/mol.", "", *energies(evaluation), ""]
     with replacing(docs / "benchmarks.md", overwrite=True) as part:
         part.write_text("\n".join(lines))
 
@@ -132,19 +134,56 @@ def results(evaluation: Evaluation, costs: dict[str, tuple[float, float]]) -> li
     for k, (label, values) in enumerate(table.rows):
         cells = [f"**{number_text(values.get(q.key))}**" if (k, q.key) in table.best else number_text(values.get(q.key))
                  for q in shown]
-        rows.append([label, *cells, *(f"{cost:.0f}" for cost in costs.get(label, ()))])
+        rows.append([label, *cells, *(f"{cost:.0f}" for cost in costs[label])] if label in costs else
+                    [label, *cells, "-", "-"])
     return markdown_table(["", *(q.title for q in shown), "seconds", "MB"], rows)
 
 
+def every_divergence(evaluation: Evaluation) -> list[str]:
+    """One row a distribution, one column a method."""
+    judged = [j for j in evaluation.judged if j.comparison is not None]
+    columns = [[*j.comparison.rows, *j.comparison.radial] for j in judged]
+    rows = []
+    for same in zip(*columns, strict=True):
+        first = same[0]
+        kind, values = ("g(r)", [r.difference for r in same]) if first in judged[0].comparison.radial else (
+            first.kind, [r.divergence for r in same])
+        rows.append([f"{kind} {first.name}", *map(number_text, (first.floor, *values))])
+    return markdown_table(["", "floor", *(j.label for j in judged)], rows)
+
+
+def energies(evaluation: Evaluation) -> list[str]:
+    """One row an energy, one column a method."""
+    judged = [j for j in evaluation.judged if j.comparison is not None]
+    columns = [[row for row in j.comparison.rows if row.kind == "energy"] for j in judged]
+    spread = lambda mean, sd: f"{number_text(mean)} ({number_text(sd)})"  # noqa: E731
+    rows = [[same[0].name, spread(same[0].mean_reference, same[0].sd_reference),
+             *(spread(row.mean, row.sd) for row in same)] for same in zip(*columns, strict=True)]
+    return markdown_table(["", "reference", *(j.label for j in judged)], rows)
+
+
 def rankings(evaluation: Evaluation) -> list[str]:
-    """For each headline number, all methods from the best to the worst."""
+    """For each headline number, all methods from the best to the worst, and whether that is the order expected."""
     table = summary_table(evaluation)
-    lines = []
+    judged = [j.label for j in evaluation.judged if j.kind != "held out"]
+    lines = ["Expected, from the best: trained models by default, then fragment, geometric, random.", ""]
     for quantity in (q for q in table.quantities if q.key in (*FIGURE, "auc")):
-        order = sorted((abs(values[quantity.key] - quantity.best), label) for label, values in table.rows[1:]
-                       if label in {j.label for j in evaluation.judged if j.kind != "held out"})
-        lines.append(f"- {quantity.title}: {', '.join(label.replace(', ', ' ') for _, label in order)}")
+        off = {label: abs(values[quantity.key] - quantity.best) for label, values in table.rows if label in judged}
+        order = ", ".join(label.replace(", ", " ") for label in sorted(off, key=off.get))
+        lines.append(f"- {quantity.title}: {order}. {_as_expected(off)}")
     return lines
+
+
+def _as_expected(off: dict[str, float]) -> str:
+    """Whether each method is at least as good as the baselines that it should beat, in words."""
+    wrong = []
+    for kind in ("", ", on the beads"):
+        ladder = [f"{name}{kind}" for name in BASELINES if f"{name}{kind}" in off]
+        trained = [label for label in off if label.partition(", ")[0] not in BASELINES and ", drawn" not in label]
+        steps = [*zip(ladder, ladder[1:]), *((ladder[-1], label) for label in trained if ladder)]
+        wrong += [f"{better} ({off[better]:.3g}) after {worse} ({off[worse]:.3g})" for worse, better in steps
+                  if off[better] > off[worse]]
+    return f"Not as expected: {'; '.join(wrong)}." if wrong else "As expected."
 
 
 HOW_TO_READ = """\

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from openmm_backmap import __version__
-from openmm_backmap.cli.evaluate import evaluate
-from openmm_backmap.cli.models import models
-from openmm_backmap.cli.reference import reference
-from openmm_backmap.cli.run import run
-from openmm_backmap.cli.train import train
 
 _OWN = ("--help", "-h", "--version")
+_COMMANDS = ("run", "compile", "evaluate", "models", "reference", "train")
 
 
 class MainJobGroup(click.Group):
-    """A group whose first word may be left out: ``backmap-openmm cg.pdb`` is ``backmap-openmm run cg.pdb``."""
+    """A group whose first word may be left out: ``backmap-openmm cg.pdb`` is ``backmap-openmm run cg.pdb``.
+
+    A command is imported when it is asked for: training runs where what the others need is not installed.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return getattr(import_module(f"openmm_backmap.cli.{name}"), name) if name in _COMMANDS else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in _OWN:
+        if args and args[0] not in _COMMANDS and args[0] not in _OWN:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        run_ctx = click.Context(run, info_name=ctx.info_name)
-        run.format_help(run_ctx, formatter)
+        run = self.get_command(ctx, "run")
+        run.format_help(click.Context(run, info_name=ctx.info_name), formatter)
         self.format_commands(ctx, formatter)
 
 
@@ -32,10 +39,3 @@ class MainJobGroup(click.Group):
 @click.version_option(__version__, prog_name="backmap-openmm")
 def app() -> None:
     """Coarse-grained structures back to atoms."""
-
-
-app.add_command(run)
-app.add_command(evaluate)
-app.add_command(models)
-app.add_command(reference)
-app.add_command(train)

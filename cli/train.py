@@ -16,19 +16,21 @@ _DATA = click.Path(path_type=Path, exists=True)
 @click.argument("data", nargs=-1, required=True, type=_DATA)
 @click.option("--validation", multiple=True, required=True, type=_DATA,
               help="Snapshots to judge by, never trained on; may be repeated.")
-@click.option("--chemistry", default="sps", show_default=True, help="Shipped name or file of the chemistry.")
+@click.option("--chemistry", "chemistries", multiple=True, default=("sps",), show_default=True,
+              help="Shipped name or file of the chemistry; may be repeated.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model (.pt).")
-@click.option("--settings", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Settings (.yaml).")
+@click.option("--settings", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Settings (.yaml or .json).")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so many minutes.")
 @click.option("--device", help="Torch device. [default: cuda where there is one]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 2), help="Overrides the settings' seed.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
-def train(data: tuple[Path, ...], validation: tuple[Path, ...], chemistry: str, out: Path, settings: Path | None,
-          resume: bool, minutes: float | None, device: str | None, seed: int | None, quiet: bool,
-          verbose: bool) -> None:
-    """Train a model on atomistic structures DATA (files, or folders of them).
+def train(data: tuple[Path, ...], validation: tuple[Path, ...], chemistries: tuple[str, ...], out: Path,
+          settings: Path | None, resume: bool, minutes: float | None, device: str | None, seed: int | None,
+          quiet: bool, verbose: bool) -> None:
+    """Train a model on atomistic structures DATA (files, folders of them, or a data set of 'compile').
 
     \b
     Example:
@@ -38,7 +40,7 @@ def train(data: tuple[Path, ...], validation: tuple[Path, ...], chemistry: str, 
 
     try:
         with Bars(quiet) as bars:
-            train_from_files(data, validation, out, chemistry=chemistry, settings_file=settings, resume=resume,
+            train_from_files(data, validation, out, chemistry=chemistries, settings_file=settings, resume=resume,
                              minutes=minutes, device=device, seed=seed, progress=bars)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command with --resume goes on from the last checkpoint\n")

@@ -1,17 +1,23 @@
 """Snapshots to one file and back, molecules joined, equivalent labels settled."""
 
+import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from scipy.spatial import cKDTree
 from small_systems import BOX, small_dataset, small_positions, small_target, write_snapshots
 
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.environments.local import bead_frames
-from openmm_backmap.errors import BackmapError, InputError
+from openmm_backmap.errors import BackmapError, InputError, MissingDependencyError
 from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.periodic import wrap
+from openmm_backmap.geometry.plain import PlainTree, WeightedSums, bonds_apart
 from openmm_backmap.io.writers import write_structure
 from openmm_backmap.training.dataset import (
     Dataset,
@@ -21,6 +27,26 @@ from openmm_backmap.training.dataset import (
     save_dataset,
     with_settled_labels,
 )
+from openmm_backmap.training.dbm_data import system_energies
+
+
+def write_molecules(folder, name, monomer, n_frames=1, first_seed=1):
+    """``folder`` with snapshots of three molecules of a shipped chemistry of one monomer."""
+    target = build_target(load_chemistry(name), [[monomer]] * 3)
+    folder.mkdir(parents=True)
+    for k in range(n_frames):
+        x = small_positions(target, first_seed + k)
+        write_structure(folder / f"frame_{k + 1:04d}.gro", target.topology, x, BOX, gro_precision=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Files of octane and of cumene, in turn."""
+    folder = tmp_path_factory.mktemp("mixed")
+    files = [sorted(write_molecules(folder / name, name, monomer, 2).iterdir())
+             for name, monomer in (("octane", "OCT"), ("cumene", "CUM"))]
+    return [file for pair in zip(*files) for file in pair]
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +207,104 @@ def test_methyl_labels_settle_too():
     after = settled(data)
     for old, new in zip(x.astype(float), after.positions.astype(float)):
         assert target.mapping @ new == pytest.approx(target.mapping @ old, abs=1e-6)
+
+
+def test_each_snapshot_is_of_the_chemistry_that_has_its_templates(mixed, tmp_path):
+    chemistries = [load_chemistry(name) for name in ("sps", "cumene", "octane")]
+    told = []
+    data = compile_dataset(mixed, chemistries, lambda *words: told.append(words))
+    assert [s.target.chemistry.name for s in data.systems] == ["octane", "cumene"]
+    assert [len(s.positions) for s in data.systems] == [2, 2] and told[-1] == ("reading", 4, 4)
+    # The first that there is anything of, in the order in which they were given.
+    assert data.chemistry.name == "cumene" and [c.name for c in data.chemistries] == ["cumene", "octane"]
+    save_dataset(data, tmp_path / "both.npz")
+    found = load_dataset(tmp_path / "both.npz")
+    assert found.chemistries == data.chemistries
+    assert [s.target.chemistry.name for s in found.systems] == ["octane", "cumene"]
+    for one, two in zip(data.systems, found.systems, strict=True):
+        assert one.target.atom_names == two.target.atom_names and np.array_equal(one.positions, two.positions)
+
+
+def test_files_of_none_or_of_two_chemistries_are_named(mixed):
+    octane, cumene, sps = (load_chemistry(name) for name in ("octane", "cumene", "sps"))
+    with pytest.raises(InputError, match=r"frame_0001.gro: none of the chemistries sps, cumene has .* \(OCT\)"):
+        compile_dataset(mixed[:1], [sps, cumene])
+    alike = replace(octane, name="other", source=octane.source + "# mine\n")
+    with pytest.raises(InputError, match=r"frame_0001.gro: its residues \(OCT\) are templates of octane and of other"):
+        compile_dataset(mixed[:1], [octane, alike])
+    with pytest.raises(InputError, match="octane, octane: one is given twice"):
+        compile_dataset(mixed[:1], [octane, octane])
+
+
+def test_energies_lie_in_the_file(dataset, tmp_path):
+    energies = system_energies(dataset)
+    with_energies = replace(dataset, systems=(replace(dataset.systems[0], energy=energies[0]),))
+    save_dataset(with_energies, tmp_path / "data.npz")
+    x = torch.as_tensor(dataset.systems[0].positions[0], dtype=torch.float64)
+    found = load_dataset(tmp_path / "data.npz").systems[0].energy.terms(x, BOX)
+    assert {k: v.item() for k, v in found.items()} == {k: v.item() for k, v in energies[0].terms(x, BOX).items()}
+    save_dataset(dataset, tmp_path / "without.npz")
+    assert load_dataset(tmp_path / "without.npz").systems[0].energy is None
+
+
+def test_energies_need_openmm_and_say_so(dataset, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(MissingDependencyError, match="holds no energies, and OpenMM.* compile it with --energies"):
+        system_energies(dataset)
+
+
+def header_of(path):
+    with np.load(path) as data:
+        return json.loads(str(data["header"])), {k: data[k] for k in data.files if k != "header"}
+
+
+def test_files_of_the_first_version_are_read_and_of_a_later_one_refused(dataset, tmp_path):
+    save_dataset(dataset, tmp_path / "data.npz")
+    header, arrays = header_of(tmp_path / "data.npz")
+    (chemistry,) = header["chemistries"]
+    first = {"chemistry": chemistry["source"], "force_field": chemistry["force_field"],
+             "chains": [s["chains"] for s in header["systems"]]}
+    np.savez(tmp_path / "first.npz", header=np.array(json.dumps(first)), **arrays)
+    found = load_dataset(tmp_path / "first.npz")
+    assert found.chemistry == dataset.chemistry
+    assert np.array_equal(found.systems[0].positions, dataset.systems[0].positions)
+    np.savez(tmp_path / "later.npz", header=np.array(json.dumps({**header, "version": 99})), **arrays)
+    with pytest.raises(InputError, match="later.npz: format version 99, this package reads 2; upgrade"):
+        load_dataset(tmp_path / "later.npz")
+
+
+def test_numpy_stands_in_for_scipy_in_targets():
+    target = small_target(2, 3)
+    x, entries = small_positions(target), target.mapping.tocoo()
+    sums = WeightedSums(entries.row, entries.col, entries.data, entries.shape)
+    assert sums @ x == pytest.approx(target.mapping @ x, abs=1e-12)
+    both = WeightedSums.block_diagonal([sums, sums])
+    assert both.shape == (2 * target.n_beads, 2 * target.n_atoms)
+    assert both @ np.concatenate([x, x + 1]) == pytest.approx(np.concatenate([sums @ x, sums @ (x + 1)]), abs=1e-12)
+    for found, wanted in zip(bonds_apart(target.n_atoms, target.bonds, 4), target.graph_pairs(4), strict=True):
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("boxsize", [None, np.array([2.0, 2.5, 3.0])])
+def test_numpy_stands_in_for_scipy_in_searches(boxsize, monkeypatch):
+    monkeypatch.setattr("openmm_backmap.geometry.plain._BLOCK", 1000)  # several blocks
+    rng = np.random.default_rng(1)
+    a, b = (rng.random((n, 3)) * (2.0, 2.5, 3.0) for n in (80, 120))
+    pairs = [{(i, j) for i, j in kind(b, boxsize=boxsize).query_pairs(0.5, output_type="ndarray").tolist()}
+             for kind in (PlainTree, cKDTree)]
+    assert pairs[0] == pairs[1] and len(pairs[0]) > 50
+    if boxsize is None:
+        for found, wanted in zip(PlainTree(b).query(a, 5, 0.4), cKDTree(b).query(a, 5, distance_upper_bound=0.4)):
+            assert np.array_equal(found, wanted) or np.allclose(found, wanted)
+        records = [kind(a).sparse_distance_matrix(kind(b), 0.4, output_type="ndarray") for kind in (PlainTree, cKDTree)]
+        found, wanted = ({(r["i"], r["j"]): r["v"] for r in part} for part in records)
+        assert found == pytest.approx(wanted) and len(found) > 50
+
+
+@pytest.mark.parametrize("module, torch_too", [("openmm_backmap", False), ("openmm_backmap.training.dataset", True)])
+def test_imports_need_no_more_than_torch_and_numpy(module, torch_too):
+    absent = ("openmm", "mdtraj", "parmed", "scipy", "networkx", "yaml", "matplotlib", "sklearn")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {module}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(torch_too)

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from openmm_backmap.chemistry.aliases import name_pattern, parse_aliases, rename
 from openmm_backmap.chemistry.cg import CGTopology, as_cg_topology
@@ -20,6 +17,7 @@ from openmm_backmap.chemistry.spec import Chemistry, MonomerSpec
 from openmm_backmap.chemistry.target import Target, build_target
 from openmm_backmap.errors import ChemistryError, InputError
 from openmm_backmap.geometry.periodic import make_whole, minimum_image
+from openmm_backmap.geometry.plain import point_tree
 
 __all__ = ["Match", "match_atoms", "match_beads", "parse_aliases", "whole_beads"]
 
@@ -246,6 +244,9 @@ def _check_numbering(reader: _ResidueReader, units: list[_Unit]) -> None:
 
 
 def _join_by_bonds(reader: _ResidueReader, units: list[_Unit]) -> list[list[_Unit]]:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     cg = reader.cg
     ends = cg.residue_of_bead[cg.bonds]
     ends = ends[ends[:, 0] != ends[:, 1]]
@@ -299,7 +300,7 @@ def _check_distinct(cg: CGTopology, positions: np.ndarray, box: np.ndarray | Non
     pairs = np.stack([first[inverse_index.ravel()], np.arange(len(points))], axis=1)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     if not len(pairs):
-        pairs = cKDTree(points, boxsize=period).query_pairs(SAME_PLACE_NM * stretch, output_type="ndarray")
+        pairs = point_tree(points, boxsize=period).query_pairs(SAME_PLACE_NM * stretch, output_type="ndarray")
     distances = np.linalg.norm(minimum_image(positions[pairs[:, 0]] - positions[pairs[:, 1]], box), axis=1)
     close = pairs[distances < SAME_PLACE_NM]
     if len(close):

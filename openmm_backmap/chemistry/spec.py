@@ -197,9 +197,12 @@ def load_chemistry(name_or_path: str | Path) -> Chemistry:
     return parse_chemistry(text, read_sibling(str(content["force_field"])), where=str(name_or_path))
 
 
-def parse_chemistry(source: str, force_field_xml: str, where: str = "chemistry") -> Chemistry:
-    """Build a chemistry from the two texts that define it (a chemistry file and OpenMM force field XML)."""
-    content = read_mapping(source, where)
+def parse_chemistry(source: str, force_field_xml: str, where: str = "chemistry", content=None) -> Chemistry:
+    """Build a chemistry from the two texts that define it (a chemistry file and OpenMM force field XML).
+
+    ``content`` is what the first text says, where it has been read before: YAML is not needed then.
+    """
+    content = read_mapping(source, where) if content is None else content
     only_known(content, where, "name title monomers end cg nonbonded constraints temperature_K force_field")
     templates = _parse_templates(force_field_xml, where)
     try:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from openmm_backmap.chemistry.spec import Chemistry, MonomerSpec
 from openmm_backmap.errors import ChemistryError
+from openmm_backmap.geometry.plain import WeightedSums, bonds_apart
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 NONE = -1
 
@@ -38,7 +42,8 @@ class Target:
     bead_frame : ndarray of int, shape (n_beads, 2)
         Beads that orient the frame of each bead (z towards the first, x towards the second); -1 where there is none.
     mapping : scipy.sparse.csr_array, shape (n_beads, n_atoms)
-        M, rows normalised: bead positions are ``mapping @ atom positions`` of whole molecules.
+        M, rows normalised: bead positions are ``mapping @ atom positions`` of whole molecules. Where there is no
+        scipy, a :class:`~openmm_backmap.geometry.plain.WeightedSums`.
     stereo : ndarray of int, shape (n_centres, 4)
         Centre and three neighbours; ``stereo_sign`` is the required sign of (n1-c) x (n2-c) . (n3-c).
     stereo_sign : ndarray of int, shape (n_centres,)
@@ -103,6 +108,8 @@ class Target:
 
     def graph_distances(self, max_distance: int) -> sparse.csr_array:
         """Numbers of bonds between atoms of one molecule, up to ``max_distance``; sparse, self and farther absent."""
+        from scipy import sparse
+
         n = self.n_atoms
         i, j = self.bonds.T
         adjacency = sparse.csr_array((np.ones(2 * len(i), bool), (np.r_[i, j], np.r_[j, i])), shape=(n, n))
@@ -115,6 +122,14 @@ class Target:
             distance = distance + front.astype(np.int8) * step
         distance.eliminate_zeros()
         return sparse.csr_array(distance)
+
+    def graph_pairs(self, max_distance: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The entries of :meth:`graph_distances`: row, column, distance, each (n_pairs,); needs no scipy."""
+        try:
+            pairs = self.graph_distances(max_distance).tocoo()
+        except ImportError:
+            return bonds_apart(self.n_atoms, self.bonds, max_distance)
+        return pairs.row.astype(np.int64), pairs.col.astype(np.int64), pairs.data
 
 
 def build_target(chemistry: Chemistry, chains) -> Target:
@@ -153,10 +168,29 @@ def _join(parts: list[Target]) -> Target:
         atom_type=joined("atom_type"), masses=joined("masses"), bonds=shifted("bonds", atom),
         bead_type=joined("bead_type"), bead_of_atom=shifted("bead_of_atom", bead),
         bead_bonds=shifted("bead_bonds", bead), bead_frame=shifted("bead_frame", bead),
-        mapping=sparse.csr_array(sparse.block_diag([part.mapping for part in parts], format="csr")),
+        mapping=_block_diagonal([part.mapping for part in parts]),
         stereo=shifted("stereo", atom), stereo_sign=joined("stereo_sign"), bead_hand=joined("bead_hand"),
         excluded=shifted("excluded", atom), swaps=tuple(swaps),
         molecule_of_bead=shifted("molecule_of_bead", number), molecule_of_atom=shifted("molecule_of_atom", number))
+
+
+def _block_diagonal(parts: list):
+    if isinstance(parts[0], WeightedSums):
+        return WeightedSums.block_diagonal(parts)
+    from scipy import sparse
+
+    return sparse.csr_array(sparse.block_diag(parts, format="csr"))
+
+
+def _normalised(weights: list[float], rows: list[int], columns: list[int], shape: tuple[int, int]):
+    """The matrix of these entries, each row divided by its sum."""
+    try:
+        from scipy import sparse
+    except ImportError:
+        weight, row = np.array(weights), np.array(rows, dtype=np.int64)
+        return WeightedSums(row, np.array(columns, dtype=np.int64), weight / np.bincount(row, weight)[row], shape)
+    mapping = sparse.csr_array((weights, (rows, columns)), shape=shape)
+    return sparse.csr_array(sparse.diags_array(1.0 / mapping.sum(axis=1)) @ mapping)
 
 
 class _ChainBuilder:
@@ -186,9 +220,7 @@ class _ChainBuilder:
 
     def build(self) -> Target:
         self._add_chain()
-        mapping = sparse.csr_array((self.weights, (self.rows, self.cols)),
-                                   shape=(len(self.bead_specs), len(self.atoms)))
-        mapping = sparse.csr_array(sparse.diags_array(1.0 / mapping.sum(axis=1)) @ mapping)
+        mapping = _normalised(self.weights, self.rows, self.cols, (len(self.bead_specs), len(self.atoms)))
         array = lambda values, width: np.array(values, dtype=np.int64).reshape(-1, width)  # noqa: E731
         return Target(
             chemistry=self.chemistry, chains=(self.chain,), atom_names=tuple(a.name for a in self.atoms),

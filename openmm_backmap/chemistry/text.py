@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from openmm_backmap.errors import ChemistryError
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:
     """The content of a YAML text; :class:`ChemistryError` where it is not a mapping."""
+    import yaml
+
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:

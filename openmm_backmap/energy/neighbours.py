@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from openmm_backmap.errors import InputError
+from openmm_backmap.geometry.plain import point_tree
 
 # One of each pair s, -s of the 26 neighbouring cells: a pair of atoms is then found from one side only.
 _HALF_SHELL = np.array([s for s in itertools.product((-1, 0, 1), repeat=3) if s > (0, 0, 0)])
@@ -50,7 +50,7 @@ def pairs_within(positions: np.ndarray, box: np.ndarray | None, cutoff: float | 
     if cutoff is None:
         return np.stack(np.triu_indices(len(positions), 1), axis=1)
     if box is None:
-        return cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
+        return point_tree(positions).query_pairs(cutoff, output_type="ndarray")
     if not np.any(box - np.diag(np.diag(box))):
         return _pairs_rectangular(positions, np.diag(box), cutoff)
     return _pairs_triclinic(positions, box, cutoff)
@@ -59,7 +59,7 @@ def pairs_within(positions: np.ndarray, box: np.ndarray | None, cutoff: float | 
 def _pairs_rectangular(positions: np.ndarray, edges: np.ndarray, cutoff: float) -> np.ndarray:
     inside = np.mod(positions, edges)
     inside = np.where(inside >= edges, 0.0, inside)   # rounding may land on the far face, which the tree refuses
-    return cKDTree(inside, boxsize=edges).query_pairs(cutoff, output_type="ndarray")
+    return point_tree(inside, boxsize=edges).query_pairs(cutoff, output_type="ndarray")
 
 
 def _pairs_triclinic(positions: np.ndarray, box: np.ndarray, cutoff: float) -> np.ndarray:
@@ -69,12 +69,13 @@ def _pairs_triclinic(positions: np.ndarray, box: np.ndarray, cutoff: float) -> n
     fractional -= np.floor(fractional)
     inside = fractional @ box
     margin = cutoff * np.linalg.norm(inverse, axis=0)   # the cutoff as a fraction of the distance between faces
-    images = fractional + _HALF_SHELL[:, None]
-    shift, atom = np.nonzero(((images > -margin - 1e-9) & (images < 1 + margin + 1e-9)).all(axis=-1))
-    tree = cKDTree(inside)
+    moved = fractional + _HALF_SHELL[:, None]
+    shift, atom = np.nonzero(((moved > -margin - 1e-9) & (moved < 1 + margin + 1e-9)).all(axis=-1))
+    tree = point_tree(inside)
     pairs = tree.query_pairs(cutoff, output_type="ndarray")
     if not len(atom):
         return pairs
-    found = tree.sparse_distance_matrix(cKDTree(inside[atom] + _HALF_SHELL[shift] @ box), cutoff, output_type="ndarray")
+    images = point_tree(inside[atom] + _HALF_SHELL[shift] @ box)
+    found = tree.sparse_distance_matrix(images, cutoff, output_type="ndarray")
     across = np.stack([found["i"], atom[found["j"]]], axis=1)
     return np.concatenate([pairs, np.sort(across, axis=1)])

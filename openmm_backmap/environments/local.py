@@ -104,8 +104,7 @@ def _atoms_of_bead(target: Target) -> tuple[np.ndarray, np.ndarray]:
 def _graph_tables(target: Target, atoms: np.ndarray, column: np.ndarray):
     """Graph-distance classes among own atoms (n, S, S); atoms bonded nearby (n, G); their classes (n, S, G)."""
     far = MAX_GRAPH_DISTANCE + 1
-    pairs = target.graph_distances(MAX_GRAPH_DISTANCE).tocoo()
-    row, col, distance = pairs.row.astype(np.int64), pairs.col.astype(np.int64), pairs.data
+    row, col, distance = target.graph_pairs(MAX_GRAPH_DISTANCE)
     bead = target.bead_of_atom[row]
     inside = bead == target.bead_of_atom[col]
     n, s = atoms.shape

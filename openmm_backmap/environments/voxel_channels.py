@@ -193,9 +193,9 @@ def pair_masks(target: Target, channels: Channels) -> tuple[np.ndarray, np.ndarr
         Bits of the channels in which ``other`` is drawn while ``placed`` is placed.
     """
     n = target.n_atoms
-    near = target.graph_distances(3).tocoo()
-    rows = [near.row.astype(np.int64) * n + near.col]
-    masks = [type_masks(target, channels)[0][target.atom_type[near.col]]]
+    row, column, _ = target.graph_pairs(3)
+    rows = [row * n + column]
+    masks = [type_masks(target, channels)[0][target.atom_type[column]]]
     names = np.array(channels.type_names(target), dtype=object)
     for key, members in _paths(target).items():
         bits = channels.bits(key)

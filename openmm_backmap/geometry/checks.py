@@ -10,12 +10,11 @@ import functools
 import itertools
 import weakref
 
-import networkx as nx
 import numpy as np
-from scipy.spatial import cKDTree
 
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.geometry.periodic import minimum_image
+from openmm_backmap.geometry.plain import point_tree
 
 CONTACT_NM = 0.25
 _CONTACT_BONDS = 3
@@ -96,6 +95,8 @@ def _heavy_atoms(target: Target) -> tuple[np.ndarray, np.ndarray]:
 @once_per_target
 def rings(target: Target) -> tuple[np.ndarray, ...]:
     """Rings of the bond graph, up to ten atoms: for each its atoms in order around it, smallest first of all."""
+    import networkx as nx
+
     graph = nx.Graph(target.bonds.tolist())
     found = [np.array(ring) for ring in nx.cycle_basis(graph) if len(ring) <= _LARGEST_RING]
     return tuple(sorted((np.roll(ring, -np.argmin(ring)) for ring in found), key=lambda ring: ring[0]))
@@ -178,7 +179,7 @@ def near_pairs(a: np.ndarray, b: np.ndarray, box: np.ndarray | None, radius: flo
         inverse = np.linalg.inv(box)
         a, b = ((points @ inverse) % 1.0 @ box for points in (a, b))
         images, origin = _with_skin(b, box, radius)
-    pairs = cKDTree(a).sparse_distance_matrix(cKDTree(images), radius, output_type="ndarray")
+    pairs = point_tree(a).sparse_distance_matrix(point_tree(images), radius, output_type="ndarray")
     return pairs["i"].astype(np.int64), origin[pairs["j"]]
 
 

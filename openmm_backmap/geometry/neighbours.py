@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from scipy.spatial import cKDTree
+
+from openmm_backmap.geometry.plain import point_tree
 
 
 def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +31,7 @@ def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int
     positions = np.asarray(positions, dtype=float)
     n = len(positions)
     wrapped, images, source = _images(positions, box, cutoff)
-    distance, found = cKDTree(images).query(wrapped, k=k + 1, distance_upper_bound=cutoff)
+    distance, found = point_tree(images).query(wrapped, k=k + 1, distance_upper_bound=cutoff)
     # The point itself comes first, except where another lies exactly on it.
     own = found == np.arange(n)[:, None]
     order = np.argsort(np.where(own, -1.0, distance), axis=1, kind="stable")[:, 1:]

@@ -7,8 +7,6 @@ A box is an array of shape (3, 3), nm, whose rows are the vectors a, b, c in Ope
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order
 
 from openmm_backmap.errors import InputError
 
@@ -51,11 +49,12 @@ def wrap(positions: np.ndarray, box: np.ndarray | None) -> np.ndarray:
 
 def spanning_order(n: int, bonds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Breadth-first order of ``n`` bonded particles and each one's predecessor (-1 for the first of a molecule)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
     bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(bonds)), (bonds[:, 0], bonds[:, 1])), shape=(n, n)).tocsr()
     # A virtual root bonded to one particle of every molecule makes one search do for all.
-    from scipy.sparse.csgraph import connected_components
-
     _, molecule = connected_components(graph, directed=False)
     roots = np.unique(molecule, return_index=True)[1]
     rows = np.r_[bonds[:, 0], np.full(len(roots), n)]

@@ -1,37 +1,54 @@
-"""Reference snapshots compiled to one file that training reads: no OpenMM needed from there on."""
+"""Reference snapshots compiled to one file that training reads: torch and numpy are all that it needs from there on."""
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from openmm_backmap.chemistry import Chemistry, Target, build_target, parse_chemistry
+from openmm_backmap.chemistry import CGTopology, Chemistry, Target, build_target, parse_chemistry
+from openmm_backmap.chemistry.text import read_mapping
+from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.environments.local import bead_frames
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import make_whole
+from openmm_backmap.io.writers import replacing
+from openmm_backmap.training.energies import energies_from_arrays, energies_to_arrays
+
+FORMAT = "openmm_backmap data set"
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Snapshots of one system: ``positions`` (n_frames, n_atoms, 3) nm, whole molecules; ``boxes`` (n_frames, 3, 3)."""
+    """Snapshots of one system: ``positions`` (n_frames, n_atoms, 3) nm, whole molecules; ``boxes`` (n_frames, 3, 3).
+
+    ``energy`` is that of the system, where it has been made (:func:`openmm_backmap.training.dbm_data.system_energies`).
+    """
 
     target: Target
     positions: np.ndarray
     boxes: np.ndarray
+    energy: TorchEnergy | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Snapshots of any number of systems of one chemistry."""
+    """Snapshots of any number of systems, each of a chemistry (``target.chemistry``); ``chemistry`` is the first."""
 
     chemistry: Chemistry
     systems: tuple[Frames, ...]
+
+    @property
+    def chemistries(self) -> tuple[Chemistry, ...]:
+        """All of them, each once, ``chemistry`` first."""
+        return _distinct([self.chemistry, *(system.target.chemistry for system in self.systems)])
 
     @property
     def n_frames(self) -> int:
@@ -42,56 +59,128 @@ class Dataset:
         return sum(len(s.positions) * s.target.n_beads for s in self.systems)
 
 
-def compile_dataset(files, chemistry: Chemistry) -> Dataset:
+def _distinct(chemistries: Sequence[Chemistry]) -> tuple[Chemistry, ...]:
+    found: dict[tuple[str, str], Chemistry] = {}
+    for chemistry in chemistries:
+        found.setdefault(_texts(chemistry), chemistry)
+    return tuple(found.values())
+
+
+def _texts(chemistry: Chemistry) -> tuple[str, str]:
+    return chemistry.source, chemistry.force_field_xml
+
+
+def compile_dataset(files, chemistries: Chemistry | Sequence[Chemistry], progress=None) -> Dataset:
     """Read all-atom snapshots (files that :mod:`openmm_backmap.io` reads) and join broken molecules.
 
-    Snapshots of the same chains become one system. Atoms must be named and ordered as the recipes write them.
+    Snapshots of the same chains become one system. Atoms must be named and ordered as the recipes write them. Of
+    several chemistries, a file is of that which has templates of all its residues.
+
+    Raises
+    ------
+    InputError
+        No snapshots, no box, a chemistry given twice, or a file of none or of more than one of the chemistries.
+    ChemistryError
+        A file that has other atoms than its chemistry.
     """
     from openmm_backmap.chemistry.match import match_atoms
     from openmm_backmap.io.readers import open_cg
 
+    chemistries = (chemistries,) if isinstance(chemistries, Chemistry) else tuple(chemistries)
+    if len(_distinct(chemistries)) < len(chemistries):
+        raise InputError(f"chemistries {', '.join(c.name for c in chemistries)}: one is given twice")
     found: dict[tuple, tuple[Target, list, list]] = {}
-    for file in files:
+    for k, file in enumerate(files):
         source = open_cg(file)
-        target = match_atoms(chemistry, source.topology)
-        target, positions, boxes = found.setdefault(target.chains, (target, [], []))
+        chemistry = _chemistry_of(source.topology, chemistries, file)
+        target = match_atoms(chemistry, source.topology, where=str(file))
+        target, positions, boxes = found.setdefault((_texts(chemistry), target.chains), (target, [], []))
         for frame in source.frames():
             if frame.box is None:
                 raise InputError(f"{file}: no periodic box; reference snapshots are periodic")
             positions.append(make_whole(frame.positions, frame.box, target.bonds))
             boxes.append(frame.box)
+        if progress:
+            progress("reading", k + 1, len(files))
     if not found:
         raise InputError("no snapshots to train on")
-    return Dataset(chemistry, tuple(Frames(t, np.array(x, np.float32), np.array(b)) for t, x, b in found.values()))
+    systems = tuple(Frames(t, np.array(x, np.float32), np.array(b)) for t, x, b in found.values())
+    return Dataset(next(c for c in chemistries if any(s.target.chemistry is c for s in systems)), systems)
 
 
-def save_dataset(dataset: Dataset, path: str | Path) -> None:
-    """Write ``dataset`` as plain arrays (.npz)."""
+def _chemistry_of(topology: CGTopology, chemistries: tuple[Chemistry, ...], file) -> Chemistry:
+    """The one chemistry that has templates of all residues of a file."""
+    if len(chemistries) == 1:
+        return chemistries[0]
+    residues = set(topology.residue_names)
+    fitting = [c for c in chemistries if residues <= set(c.templates)]
+    if len(fitting) == 1:
+        return fitting[0]
+    words = ", ".join(sorted(residues)[:6]) + (", ..." if len(residues) > 6 else "")
+    if fitting:
+        raise InputError(f"{file}: its residues ({words}) are templates of {' and of '.join(c.name for c in fitting)}; "
+                         "compile data sets one chemistry at a time, or give other names to the templates of one")
+    raise InputError(f"{file}: none of the chemistries {', '.join(c.name for c in chemistries)} has templates of all "
+                     f"its residues ({words}); give its chemistry too")
+
+
+def save_dataset(dataset: Dataset, path: str | Path, overwrite: bool = True) -> None:
+    """Write ``dataset`` as plain arrays (.npz), with the energies of its systems if all have them."""
+    chemistries = dataset.chemistries
+    number = {_texts(chemistry): k for k, chemistry in enumerate(chemistries)}
     arrays: dict[str, np.ndarray] = {}
     for k, system in enumerate(dataset.systems):
         arrays[f"positions_{k}"], arrays[f"boxes_{k}"] = system.positions, system.boxes
-    header = {"chemistry": dataset.chemistry.source, "force_field": dataset.chemistry.force_field_xml,
-              "chains": [system.target.chains for system in dataset.systems]}
-    part = Path(path).with_name(f".{Path(path).name}.part.npz")
-    try:
-        np.savez_compressed(part, header=np.array(json.dumps(header)), **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    energies = [system.energy for system in dataset.systems]
+    # What the text says too: who reads the file may have nothing that reads YAML.
+    texts = [{"source": c.source, "force_field": c.force_field_xml, "content": read_mapping(c.source, c.name)}
+             for c in chemistries]
+    header: dict[str, Any] = {
+        "format": FORMAT, "version": VERSION, "chemistries": texts,
+        "systems": [{"chemistry": number[_texts(s.target.chemistry)], "chains": s.target.chains}
+                    for s in dataset.systems]}
+    if None not in energies:
+        header["energies"], parts = energies_to_arrays(energies)
+        arrays.update({f"energy_{name}": part for name, part in parts.items()})
+    with replacing(path, overwrite) as part, part.open("wb") as file:
+        np.savez_compressed(file, header=np.array(json.dumps(header, default=str)), **arrays)
 
 
 def load_dataset(path: str | Path) -> Dataset:
-    """Read what :func:`save_dataset` wrote."""
+    """Read what :func:`save_dataset` wrote; torch and numpy are enough for that."""
     try:
         # Opened here: numpy would leave a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-            header = json.loads(str(data["header"]))
-            chemistry = parse_chemistry(header["chemistry"], header["force_field"], where=f"{path}: chemistry")
-            return Dataset(chemistry, tuple(
-                Frames(build_target(chemistry, chains), data[f"positions_{k}"], data[f"boxes_{k}"])
-                for k, chains in enumerate(header["chains"])))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            header = _current(json.loads(str(data["header"])), path)
+            chemistries = [parse_chemistry(c["source"], c["force_field"], f"{path}: chemistry", c["content"])
+                           for c in header["chemistries"]]
+            targets = [build_target(chemistries[s["chemistry"]], s["chains"]) for s in header["systems"]]
+            energies = [None] * len(targets) if "energies" not in header else energies_from_arrays(
+                header["energies"], {name[7:]: data[name] for name in data.files if name.startswith("energy_")})
+            return Dataset(chemistries[0], tuple(
+                Frames(target, data[f"positions_{k}"], data[f"boxes_{k}"], energy)
+                for k, (target, energy) in enumerate(zip(targets, energies, strict=True))))
+    except _Version:
+        raise
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a compiled data set, or damaged ({error})") from None
+
+
+class _Version(InputError):
+    """A data set of another version; not to be taken for a damaged one."""
+
+
+def _current(header: Mapping, path: str | Path) -> Mapping:
+    """A header of this version; the first had one chemistry and no number."""
+    if isinstance(header, Mapping) and "version" not in header and "chemistry" in header:
+        chemistry = {"source": header["chemistry"], "force_field": header["force_field"], "content": None}
+        return {"chemistries": [chemistry], "systems": [{"chemistry": 0, "chains": c} for c in header["chains"]]}
+    if header["format"] != FORMAT:
+        raise ValueError("it holds something else")
+    if header["version"] != VERSION:
+        raise _Version(f"{path}: format version {header['version']}, this package reads {VERSION}; upgrade "
+                         "openmm_backmap or compile the data again")
+    return header
 
 
 def with_settled_labels(dataset: Dataset) -> Dataset:
@@ -101,7 +190,7 @@ def with_settled_labels(dataset: Dataset) -> Dataset:
     both, and would mix them. In the frame of the bead, the line between two equivalent atoms is pointed along the
     direction in which it mostly lies.
     """
-    return Dataset(dataset.chemistry, tuple(_settle(system) for system in dataset.systems))
+    return replace(dataset, systems=tuple(_settle(system) for system in dataset.systems))
 
 
 def _settle(system: Frames) -> Frames:
@@ -126,4 +215,4 @@ def _settle(system: Frames) -> Frames:
         i, j = a[which], b[which]
         rows = frame[:, None]
         positions[rows, i], positions[rows, j] = positions[rows, j], positions[rows, i].copy()
-    return Frames(target, positions, system.boxes)
+    return replace(system, positions=positions)

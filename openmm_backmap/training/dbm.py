@@ -52,8 +52,8 @@ class DBMTrainer:
     settings : DBMTraining
     device : str
     energies : sequence of TorchEnergy, optional
-        One for each system of ``dataset``; by default read from ``settings.energies``, or made by OpenMM, where a
-        prior needs them.
+        One for each system of ``dataset``, where a prior needs them; by default read from ``settings.energies``,
+        or else those that the data set holds, or else made by OpenMM.
     """
 
     settings_type, loss_unit = DBMTraining, "angstrom"
@@ -89,7 +89,9 @@ class DBMTrainer:
     def _energies(self, dataset: Dataset, given: Sequence[TorchEnergy] | None) -> Sequence[TorchEnergy] | None:
         if self.settings.prior == "none" or self.settings.steps <= self.settings.warm_steps:
             return None
-        found = given or (load_energies(self.settings.energies) if self.settings.energies else system_energies(dataset))
+        own = [system.energy for system in dataset.systems]
+        found = given or (load_energies(self.settings.energies) if self.settings.energies else
+                          own if None not in own else system_energies(dataset))
         if [e.n_atoms for e in found] != [system.target.n_atoms for system in dataset.systems]:
             raise InputError(f"{self.settings.energies or 'energies'}: not of the systems of this data set")
         return found

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,19 +14,17 @@ import numpy as np
 import torch
 
 from openmm_backmap.energy.bridge import TorchEnergy
-from openmm_backmap.energy.nonbonded import Nonbonded, NonbondedSettings
-from openmm_backmap.energy.terms import BondedTerms
 from openmm_backmap.environments.voxel_channels import Channels
 from openmm_backmap.environments.voxel_sequences import Sequences, atom_sequences
 from openmm_backmap.environments.voxels import VoxelEnvironment, VoxelGrid, VoxelSurroundings, VoxelTables
-from openmm_backmap.errors import InputError
+from openmm_backmap.errors import InputError, MissingDependencyError
 from openmm_backmap.generators.dbm.energies import BeadEnergies, Placement, flexible_energy
 from openmm_backmap.training.dataset import Dataset, with_settled_labels
+from openmm_backmap.training.energies import energies_from_arrays, energies_to_arrays
 
 #: shares of batches as in Gibbs sweeps (all is there) and in redraws (all but the bead's own atoms); the others are as
 #: in forward passes, with any share of the neighbours
 _GIBBS, _REDRAWS = 0.45, 0.1
-_NONBONDED = ("charges", "sigmas", "epsilons", "exceptions", "exception_parameters", "exception_keys")
 
 
 class Snapshot:
@@ -170,20 +168,24 @@ class SnapshotBatches:
 
 
 def system_energies(dataset: Dataset) -> tuple[TorchEnergy, ...]:
-    """Energies of a data set's systems, by its force fields; needs OpenMM."""
+    """Energies of a data set's systems, by its force fields.
+
+    Raises
+    ------
+    MissingDependencyError
+        Where OpenMM is not installed.
+    """
+    try:
+        import openmm  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("the data set holds no energies, and OpenMM, which makes them, is not installed: "
+                                     "compile it with --energies elsewhere, or train with 'prior: none'") from None
     return tuple(flexible_energy(system.target, system.boxes[0]) for system in dataset.systems)
 
 
 def save_energies(energies: Sequence[TorchEnergy], path: str | Path) -> None:
     """Write energies as plain arrays (.npz): a machine that trains needs no OpenMM then."""
-    arrays, header = {}, []
-    for n, energy in enumerate(energies):
-        header.append({"n_atoms": energy.n_atoms, "bonded": [[p.kind, p.periodic] for p in energy.bonded],
-                       "nonbonded": [asdict(p.settings) for p in energy.nonbonded]})
-        for k, part in enumerate(energy.bonded):
-            arrays[f"{n}_{k}_atoms"], arrays[f"{n}_{k}_parameters"] = part.atoms.numpy(), part.parameters.numpy()
-        for k, part in enumerate(energy.nonbonded):
-            arrays.update({f"{n}_{k}_{name}": getattr(part, name).numpy() for name in _NONBONDED})
+    header, arrays = energies_to_arrays(energies)
     part = Path(path).with_name(f".{Path(path).name}.part.npz")
     try:
         np.savez_compressed(part, header=np.array(json.dumps(header)), **arrays)
@@ -196,15 +198,7 @@ def load_energies(path: str | Path) -> tuple[TorchEnergy, ...]:
     """Read what :func:`save_energies` wrote."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-            tensor = lambda name: torch.as_tensor(data[name])  # noqa: E731
-            return tuple(TorchEnergy(
-                h["n_atoms"],
-                tuple(BondedTerms(kind, tensor(f"{n}_{k}_atoms"), tensor(f"{n}_{k}_parameters"), periodic)
-                      for k, (kind, periodic) in enumerate(h["bonded"])),
-                tuple(Nonbonded(**{name: tensor(f"{n}_{k}_{name}") for name in _NONBONDED},
-                                settings=NonbondedSettings(**settings))
-                      for k, settings in enumerate(h["nonbonded"])))
-                for n, h in enumerate(json.loads(str(data["header"]))))
+            return energies_from_arrays(json.loads(str(data["header"])), data)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a file of energies, or damaged ({type(error).__name__}); make it with "
                          "save_energies") from None

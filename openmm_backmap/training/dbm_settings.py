@@ -49,7 +49,8 @@ class DBMTraining:
     precision : str
         Of the networks: ``float32`` or ``bfloat16`` (mixed).
     energies : str
-        File of energies (:func:`~openmm_backmap.training.dbm_data.save_energies`); without it OpenMM makes them.
+        File of energies (:func:`~openmm_backmap.training.dbm_data.save_energies`); without it those of the data set
+        are taken (``backmap-openmm compile --energies``), or OpenMM makes them.
     channels : str
         Channels file; by default one channel for everything that occurs.
     preset : str

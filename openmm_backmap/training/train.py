@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import platform
@@ -15,18 +16,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import yaml
 
-from openmm_backmap.chemistry import load_chemistry
 from openmm_backmap.errors import InputError, UnknownNameError
-from openmm_backmap.generators.base import Progress, pick_device
+from openmm_backmap.generators.base import FAMILIES, Progress, pick_device
 from openmm_backmap.io.writers import check_output
 from openmm_backmap.model_file import save_model
 from openmm_backmap.registry import Registry
-from openmm_backmap.training.dataset import Dataset, compile_dataset, load_dataset
+from openmm_backmap.training.curve import curve, plot_curve, write_curve
+from openmm_backmap.training.dataset import Dataset
+from openmm_backmap.training.sources import check_all_used, find_snapshots, read_snapshots
 
 CHECKPOINT_SECONDS = 60.0
 _REPORT_EVERY = 200
+_DATA_HASH = "data_and_validation_sha256"
 
 #: ``family`` of a settings file -> class of the shape of :class:`Trainer`
 TRAINERS = Registry("family to train", {
@@ -40,7 +42,9 @@ class Trainer(Protocol):
     """What a family's trainer offers; constructed as ``Trainer(dataset, validation, settings, device)``.
 
     ``settings_type`` is a frozen dataclass with ``steps``, ``seed`` and ``from_dict(content, where)``; ``loss_unit`` is
-    for messages. ``history`` holds (step, loss, loss on the held-out snapshots).
+    for messages. ``history`` holds (step, loss, loss on the held-out snapshots). A trainer may have ``records``, of
+    (step, values by name), for the training curve; and ``writes``, if several processes may train together: it is True
+    in the one that writes files.
     """
 
     settings_type: type
@@ -62,22 +66,24 @@ class Trainer(Protocol):
 
 
 def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path], out: str | Path, *,
-                     chemistry: str = "sps", settings_file: str | Path | None = None, seed: int | None = None,
-                     minutes: float | None = None, device: str | None = None, resume: bool = False,
-                     progress: Progress | None = None) -> Path:
-    """Train a model and write it and its card.
+                     chemistry: str | Sequence[str] = "sps", settings_file: str | Path | None = None,
+                     seed: int | None = None, minutes: float | None = None, device: str | None = None,
+                     resume: bool = False, progress: Progress | None = None) -> Path:
+    """Train a model and write it, its card and its training curve.
 
     Parameters
     ----------
     data, validation : paths
         Snapshots, folders of ``.gro`` snapshots, or compiled data sets (``.npz``); the two may not share a file.
     out : path
-        The model file (``.pt``); ``out.with_suffix(".md")`` is its card, ``.checkpoint`` keeps the state of the run.
-    chemistry : str
-        Shipped name or file; a compiled data set brings its own.
+        The model file (``.pt``); ``out.with_suffix(".md")`` is its card, ``.csv`` and ``.png`` its training curve (no
+        figure without matplotlib), ``.checkpoint`` keeps the state of the run.
+    chemistry : str or sequence of str
+        Shipped names or files; a compiled data set brings its own. Several for a family whose models transfer.
     settings_file : path, optional
-        YAML with ``family`` (``flow`` by default) and the fields of the settings of its trainer:
-        :class:`~openmm_backmap.training.flow.FlowTraining` or
+        YAML, or JSON (``.json``), with ``family`` (``flow`` by default) and the fields of the settings of its trainer:
+        :class:`~openmm_backmap.training.flow.FlowTraining`,
+        :class:`~openmm_backmap.training.dbm_settings.DBMTraining` or
         :class:`~openmm_backmap.training.fragment.FragmentTraining`.
     seed : int, optional
         Overrides the settings'.
@@ -91,39 +97,43 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     Raises
     ------
     InputError
-        No snapshots, shared snapshots, unknown settings, a checkpoint of another run.
+        No snapshots, shared snapshots, several chemistries for a family that takes one, unknown settings, a checkpoint
+        of another run or of other data.
     UnknownNameError
         No such family.
     """
     out, device = check_output(out, overwrite=True), pick_device(device)
     family, settings = _settings(settings_file, seed)
-    train_files, held_files = _expand(data), _expand(validation)
+    names = [chemistry] if isinstance(chemistry, str) else list(chemistry)
+    train_files, held_files = find_snapshots(data), find_snapshots(validation)
     shared = {f.resolve() for f in train_files} & {f.resolve() for f in held_files}
     if shared:
         raise InputError(f"{next(iter(shared))}: used for training and for validation; give different snapshots")
-    dataset, held_out = _load(train_files, chemistry), _load(held_files, chemistry)
+    dataset, held_out = read_snapshots(train_files, names, progress), read_snapshots(held_files, names, progress)
+    check_all_used(dataset, names, train_files)
+    _check_family(family, dataset)
     trainer: Trainer = TRAINERS.get(family)(dataset, held_out, settings, device)
+    data_hash = _hash(dataset, held_out)
     checkpoint = out.with_suffix(".checkpoint")
     if resume and checkpoint.exists():
-        _load_checkpoint(trainer, checkpoint)
+        _load_checkpoint(trainer, checkpoint, data_hash)
     elif checkpoint.exists():
         raise InputError(f"{checkpoint} is there: continue it with --resume, or remove it")
-    seconds = _run(trainer, checkpoint, minutes, progress)
+    seconds = _run(trainer, checkpoint, data_hash, minutes, progress)
     provenance = _provenance(trainer, dataset, held_out, train_files, seconds)
     if getattr(trainer, "writes", True):  # of several processes that train together, one
         save_model(trainer.generator().to_model(dataset.chemistry, provenance), out)
         out.with_suffix(".md").write_text(_card(out.stem, family, trainer.loss_unit, provenance))
+        if trainer.settings.steps > 1:
+            rows = curve(trainer.history, getattr(trainer, "records", ()))
+            write_curve(rows, out.with_suffix(".csv"))
+            plot_curve(rows, trainer.loss_unit, out.with_suffix(".png"))
     return out
 
 
 def _settings(file: str | Path | None, seed: int | None) -> tuple[str, Any]:
     """The family to train and its settings."""
-    content = {}
-    if file is not None:
-        try:
-            content = yaml.safe_load(Path(file).read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{file}: not a readable settings file ({' '.join(str(error).split())})") from None
+    content = {} if file is None else _read_settings(Path(file))
     if not isinstance(content, dict):
         raise InputError(f"{file}: settings are 'name: value' lines")
     family = str(content.pop("family", "flow"))
@@ -135,29 +145,44 @@ def _settings(file: str | Path | None, seed: int | None) -> tuple[str, Any]:
     return family, settings if seed is None else replace(settings, seed=seed)
 
 
-def _expand(paths: Sequence[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            files += sorted(path.glob("**/frame_*.gro"))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder")
-    if not files:
-        raise InputError(f"no snapshots in {', '.join(map(str, paths)) or 'nothing'}; make some with "
-                         "'backmap-openmm reference'")
-    return files
+def _read_settings(file: Path) -> Any:
+    """The content of a settings file: JSON needs no package, where there is only torch and numpy."""
+    if file.suffix == ".json":
+        parse, wrong = json.loads, ValueError
+    else:
+        try:
+            import yaml
+        except ImportError:
+            raise InputError(f"{file}: pyyaml, which reads YAML, is not installed; give the settings as JSON "
+                             "(.json)") from None
+        parse, wrong = yaml.safe_load, yaml.YAMLError
+    try:
+        return parse(file.read_text()) or {}
+    except (OSError, ValueError, wrong) as error:
+        raise InputError(f"{file}: not a readable settings file ({' '.join(str(error).split())})") from None
 
 
-def _load(files: list[Path], chemistry: str) -> Dataset:
-    compiled = [f for f in files if f.suffix == ".npz"]
-    if compiled and len(files) > 1:
-        raise InputError("give one compiled data set, or snapshots, not both")
-    return load_dataset(compiled[0]) if compiled else compile_dataset(files, load_chemistry(chemistry))
+def _check_family(family: str, dataset: Dataset) -> None:
+    """Only models that transfer can be of several chemistries; only some families train in several processes."""
+    names = [chemistry.name for chemistry in dataset.chemistries]
+    if len(names) > 1 and not getattr(FAMILIES.get(family), "transfers", False):
+        raise InputError(f"a model of the family {family} is of one chemistry, and the snapshots are of "
+                         f"{', '.join(names)}: train one model for each, or a family that transfers (family: dbm)")
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_processes > 1 and not hasattr(TRAINERS.get(family), "writes"):
+        raise InputError(f"the family {family} is trained by one process, and torchrun started {n_processes}: leave "
+                         "torchrun out")
 
 
-def _run(trainer: Trainer, checkpoint: Path, minutes: float | None, progress: Progress | None) -> float:
+def _hash(*datasets: Dataset) -> str:
+    digest = hashlib.sha256()
+    for system in (system for dataset in datasets for system in dataset.systems):
+        digest.update(np.ascontiguousarray(system.positions).tobytes())
+    return digest.hexdigest()
+
+
+def _run(trainer: Trainer, checkpoint: Path, data_hash: str, minutes: float | None,
+         progress: Progress | None) -> float:
     """Train until done, out of time, or interrupted; the checkpoint is always up to date. Returns seconds spent."""
     start = time.monotonic()
     deadline = start + 60 * minutes if minutes is not None else None
@@ -169,57 +194,73 @@ def _run(trainer: Trainer, checkpoint: Path, minutes: float | None, progress: Pr
             step, loss, held = t.history[-1]
             progress(f"training (loss {loss:.4f}, held out {held:.4f})", step, t.settings.steps)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save_checkpoint(t, checkpoint)
+            _save_checkpoint(t, checkpoint, data_hash)
             saved = time.monotonic()
 
     try:
         trainer.train(deadline=deadline, report=report, every=_REPORT_EVERY)
     finally:
-        _save_checkpoint(trainer, checkpoint)
+        _save_checkpoint(trainer, checkpoint, data_hash)
     return time.monotonic() - start
 
 
-def _save_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
+def _save_checkpoint(trainer: Trainer, checkpoint: Path, data_hash: str) -> None:
     state = trainer.state()
     if state is None:
         return
     part = checkpoint.with_name(f".{checkpoint.name}.part")
-    torch.save(state, part)
+    torch.save({**state, _DATA_HASH: data_hash}, part)
     os.replace(part, checkpoint)
 
 
-def _load_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
+def _load_checkpoint(trainer: Trainer, checkpoint: Path, data_hash: str) -> None:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        # A checkpoint of an earlier version does not say.
+        found = state.pop(_DATA_HASH, data_hash)
         trainer.load_state(state, where=str(checkpoint))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError,
+            zipfile.BadZipFile) as error:
         raise InputError(f"{checkpoint}: not a checkpoint of this training, or damaged ({type(error).__name__}); "
                          "remove it to start afresh") from None
+    if found != data_hash:
+        raise InputError(f"{checkpoint}: was written with other snapshots, of training or of validation; use another "
+                         "output or the same snapshots")
 
 
 def _provenance(trainer: Trainer, dataset: Dataset, held_out: Dataset, files: list[Path], seconds: float) -> dict:
-    digest = hashlib.sha256()
-    for system in dataset.systems:
-        digest.update(np.ascontiguousarray(system.positions).tobytes())
     return {
         "settings": asdict(trainer.settings), "steps_done": trainer.step, "seconds_of_last_run": round(seconds),
         "device": trainer.device, "machine": platform.machine(), "torch": str(torch.__version__),
         "snapshots": dataset.n_frames, "beads": dataset.n_beads, "held_out_snapshots": held_out.n_frames,
-        "files": len(files), "data_sha256": digest.hexdigest(), "chemistry": dataset.chemistry.name,
+        "files": len(files), "data_sha256": _hash(dataset),
+        "chemistry": dataset.chemistry.name, "chemistries": [c.name for c in dataset.chemistries],
         "history": [list(row) for row in trainer.history]}
 
 
 def _card(name: str, family: str, loss_unit: str, provenance: dict) -> str:
-    settings = yaml.safe_dump(provenance["settings"], sort_keys=False)
+    settings = "\n".join(_yaml_lines(provenance["settings"]))
+    chemistries = ", ".join(f"`{chemistry}`" for chemistry in provenance["chemistries"])
+    word = "chemistry" if len(provenance["chemistries"]) == 1 else "chemistries"
     step, loss, held = provenance["history"][-1]
     return f"""# {name}
 
-Family `{family}`, chemistry `{provenance['chemistry']}`. Trained on {provenance['snapshots']} snapshots
+Family `{family}`, {word} {chemistries}. Trained on {provenance['snapshots']} snapshots
 ({provenance['beads']} beads; SHA-256 of the positions {provenance['data_sha256'][:16]}),
 {provenance['held_out_snapshots']} held out. {step} steps on {provenance['device']} ({provenance['machine']}, torch
 {provenance['torch']}); loss {loss:.4f}, held out {held:.4f} ({loss_unit}).
 
 Settings:
 ```yaml
-{settings}```
+{settings}
+```
 """
+
+
+def _yaml_lines(settings: dict, indent: str = "") -> list[str]:
+    """Plain values, and mappings of them, as YAML: without the package, which a machine that trains may lack."""
+    lines = []
+    for name, value in settings.items():
+        nested = _yaml_lines(value, indent + "  ") if isinstance(value, dict) and value else None
+        lines += [f"{indent}{name}:", *nested] if nested else [f"{indent}{name}: {json.dumps(value)}"]
+    return lines
