@@ -22,7 +22,7 @@ from measure import backmap_command, measured, this_machine
 from openmm_backmap import __version__
 from openmm_backmap.analysis.evaluate import evaluate
 from openmm_backmap.analysis.evaluation.figures import summary_figure
-from openmm_backmap.analysis.evaluation.results import Evaluation, number_text, summary_table
+from openmm_backmap.analysis.evaluation.results import Evaluation, number_text, summary_table, verdict
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.errors import BackmapError
 from openmm_backmap.generators.base import untrained_families
@@ -118,7 +118,7 @@ def write_page(evaluation: Evaluation, costs: dict[str, tuple[float, float]], do
         f"{n_reference} reference structures. {date.today().isoformat()}, openmm_backmap {__version__}, "
         f"{machine['processor']}, {machine['cores']} cores. Command:", "",
         "```", f"python {shlex.join(['benchmarks/quality.py', *sys.argv[1:]])}", "```", "",
-        *results(evaluation, costs), "", HOW_TO_READ, "", "## Ranking", "", *rankings(evaluation), "",
+        *results(evaluation, costs), "", HOW_TO_READ, "", "## Dynamics", "", *dynamics(evaluation), "", "## Ranking", "", *rankings(evaluation), "",
         "![the headline divergences as multiples of the floor](figures/benchmarks.png)", "",
         "## Every divergence", "", "Jensen-Shannon, bits; g(r): mean difference.", "", *every_divergence(evaluation),
         "", "## Energies of a molecule", "", "Mean (standard deviation), kJ/mol.", "", *energies(evaluation), ""]
@@ -137,6 +137,11 @@ def results(evaluation: Evaluation, costs: dict[str, tuple[float, float]]) -> li
         rows.append([label, *cells, *(f"{cost:.0f}" for cost in costs[label])] if label in costs else
                     [label, *cells, "-", "-"])
     return markdown_table(["", *(q.title for q in shown), "seconds", "MB"], rows)
+
+
+def dynamics(evaluation: Evaluation) -> list[str]:
+    """What became of each run, in words."""
+    return [f"- {j.label}: {verdict(j, evaluation.band)}" for j in evaluation.judged if verdict(j, evaluation.band)]
 
 
 def every_divergence(evaluation: Evaluation) -> list[str]:
@@ -187,14 +192,15 @@ def _as_expected(off: dict[str, float]) -> str:
 
 
 HOW_TO_READ = """\
-Angles, dihedrals and the Lennard-Jones energy of a molecule: Jensen-Shannon divergence in bits, mean over types.
-g(r): mean difference, heavy atoms. Psi: sum over bonds, angles and dihedrals of the integral of |p - p_reference|.
-Classifier AUC: how well a classifier tells local environments from the reference's; 0.5 is perfect. Bead RMSD: M(r)
-against the beads given, by the file's rounding at best. Defects are counts. MD to band: time until the potential energy
-of unrestrained dynamics at the chemistry's temperature, started from the structure as it is, stays in the band of the
-reference. *Floor*: parts of the reference against the rest. *Held out*: the atomistic structure whose beads were
-backmapped. Bold: the best of the methods. Seconds and memory are those of the whole command with a seed, on one OpenMM
-thread. Baselines are as published, and once more moved onto the beads, which is this package's default."""
+Angles, dihedrals and the Lennard-Jones energy of a molecule: Jensen-Shannon divergence in bits, mean over types. g(r):
+mean difference, heavy atoms. Psi: sum over bonds, angles and dihedrals of the integral of |p - p_reference|.
+Classifier AUC: how well a classifier tells local environments from the reference's; 0.5 is perfect. Map: divergence of
+the two-dimensional map (sketch-map) of environments. Bead RMSD: M(r) against the beads given, by the file's rounding
+at best. Defects are counts. MD to band: time until the potential energy of unrestrained dynamics at the chemistry's
+temperature, started from the structure as it is, stays in the band of the reference. *Floor*: parts of the reference
+against the rest. *Held out*: the atomistic structure whose beads were backmapped. Bold: the best of the methods.
+Seconds and memory are those of the whole command with a seed, on one OpenMM thread. Baselines are as published, and
+once more moved onto the beads, which is this package's default."""
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5a3c", "#000000")
 _GREY = "#b8bec4"
 _COLUMNS = 4
+_LEGEND_INCHES = 1.9  # a label of 20 letters with its handle
 _MOST_TYPES = 24
 _LEAST = 1e-4
 _TITLES = {"bond": "bond length (nm)", "angle": "angle (degrees)", "dihedral": "dihedral (degrees)",
@@ -82,7 +83,12 @@ def _others(evaluation: Evaluation) -> Iterator[tuple[str, str, Figure]]:
 
 def colour(evaluation: Evaluation, judged: Judged) -> str:
     """The colour of an ensemble in all figures."""
-    return _COLOURS[evaluation.judged.index(judged) % len(_COLOURS)]
+    place = evaluation.judged.index(judged)
+    if len(evaluation.judged) <= len(_COLOURS):
+        return _COLOURS[place]
+    import matplotlib
+
+    return matplotlib.colors.to_hex(matplotlib.colormaps["tab20"](place % 20))
 
 
 def _grid(n: int, wide: float = 3.0, high: float = 2.2, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
@@ -97,7 +103,8 @@ def _grid(n: int, wide: float = 3.0, high: float = 2.2, columns: int = _COLUMNS)
 
 def _legend(drawn: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside upper left", ncols=6, frameon=False, fontsize=9)
+    columns = max(1, int(drawn.get_figwidth() / _LEGEND_INCHES))
+    drawn.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
 
 
 def _worst_types(kind: str, reference: Description, shown: list[Judged]) -> list[str]:
