@@ -118,7 +118,8 @@ def write_page(evaluation: Evaluation, costs: dict[str, tuple[float, float]], do
         f"{n_reference} reference structures. {date.today().isoformat()}, openmm_backmap {__version__}, "
         f"{machine['processor']}, {machine['cores']} cores. Command:", "",
         "```", f"python {shlex.join(['benchmarks/quality.py', *sys.argv[1:]])}", "```", "",
-        *results(evaluation, costs), "", HOW_TO_READ, "", "## Dynamics", "", *dynamics(evaluation), "", "## Ranking", "", *rankings(evaluation), "",
+        *results(evaluation, costs), "", HOW_TO_READ, "",
+        "## Dynamics", "", *dynamics(evaluation), "", "## Ranking", "", *rankings(evaluation), "",
         "![the headline divergences as multiples of the floor](figures/benchmarks.png)", "",
         "## Every divergence", "", "Jensen-Shannon, bits; g(r): mean difference.", "", *every_divergence(evaluation),
         "", "## Energies of a molecule", "", "Mean (standard deviation), kJ/mol.", "", *energies(evaluation), ""]
