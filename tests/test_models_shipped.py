@@ -1,0 +1,45 @@
+"""What comes with the package: every model loads, and has its card and the settings that make it again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from small_systems import BOX, small_positions, small_target
+
+from openmm_backmap.backmapper import Backmapper
+from openmm_backmap.generators.base import load_generator
+from openmm_backmap.model_file import load_model, shipped_models
+from openmm_backmap.training.train import TRAINERS
+
+MODELS = shipped_models()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_its_card_and_its_settings(name):
+    card, settings = (MODELS[name].with_suffix(ending) for ending in (".md", ".yaml"))
+    text = card.read_text()
+    assert text.startswith(f"# {name}\n") and "backmap-openmm reference" in text and "backmap-openmm train" in text
+    content = yaml.safe_load(settings.read_text())
+    family = content.pop("family", "flow")
+    assert family == load_model(name).family
+    TRAINERS.get(family).settings_type.from_dict(content, where=str(settings))
+    assert MODELS[name].stat().st_size < 20e6
+
+
+def test_the_voxel_model_draws_atoms_near_their_beads():
+    target = small_target(1, 4)
+    beads = target.mapping @ small_positions(target)
+    generator = load_generator(load_model("dbm-sps"), "cpu")
+    generator.sampling = replace(generator.sampling, n_ensemble=1, selection="first")
+    generator.sweeps = replace(generator.sweeps, gibbs=0, max_redraws=0)
+    x = generator.generate(target, beads, BOX, rng=np.random.default_rng(1))[0]
+    lengths = np.linalg.norm(x[target.bonds[:, 0]] - x[target.bonds[:, 1]], axis=1)
+    # A network that has learned nothing leaves its atoms in the middle of the grid.
+    assert 0.09 < np.quantile(lengths, 0.1) and np.quantile(lengths, 0.9) < 0.17
+    assert np.linalg.norm(target.mapping @ x - beads, axis=1).max() < 0.05
+
+
+def test_the_fragment_library_of_polystyrene_is_found_by_family_and_chemistry():
+    assert Backmapper("fragment", chemistry="sps", platform="CPU", device="cpu").model.sha256 == load_model(
+        "fragment-sps").sha256
