@@ -8,21 +8,19 @@ peak memory are taken; what it wrote is then compared with the reference. Makes 
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import click
-from measure import backmap_command, measured, this_machine
+from measure import this_machine
+from pages import Method, every_divergence, markdown_table, structure_of, timed
 
 from openmm_backmap import __version__
 from openmm_backmap.analysis.evaluate import evaluate
 from openmm_backmap.analysis.evaluation.figures import summary_figure
-from openmm_backmap.analysis.evaluation.results import Evaluation, number_text, summary_table, verdict
+from openmm_backmap.analysis.evaluation.results import HEADLINE, Evaluation, number_text, summary_table, verdict
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.errors import BackmapError
 from openmm_backmap.generators.base import untrained_families
@@ -33,15 +31,6 @@ from openmm_backmap.model_file import load_model, shipped_models
 DOCS = Path(__file__).parents[1] / "docs"
 # In the order of what went before them, so that the ranking can be read off.
 BASELINES = ("random", "geometric", "fragment")
-FIGURE = ("angle_mean", "dihedral_mean", "lennard_jones_energy", "radial", "psi")
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row: a label and the words of the command that makes it."""
-
-    label: str
-    words: tuple[str, ...]
 
 
 @click.command()
@@ -87,30 +76,12 @@ def list_methods(chemistry: str) -> list[Method]:
     return methods
 
 
-def structure_of(method: Method, out: Path) -> Path:
-    return out / f"{method.label.replace(', ', '_')}.gro"
-
-
-def timed(method: Method, cg: Path, seed: int, out: Path) -> tuple[float, float]:
-    """Seconds and MB of the command; kept beside what it wrote."""
-    structure = structure_of(method, out)
-    record = structure.with_suffix(".json")
-    words = [str(cg.resolve()), *method.words, "--seed", str(seed)]
-    if record.exists() and json.loads(record.read_text())["words"] == words:
-        return tuple(json.loads(record.read_text())["cost"])
-    click.echo(f"{method.label} ...", err=True)
-    cost = measured(backmap_command(*words, "-o", structure, "--overwrite", "-q"))
-    with replacing(record, overwrite=True) as part:
-        part.write_text(json.dumps({"words": words, "cost": cost}))
-    return cost
-
-
 def write_page(evaluation: Evaluation, costs: dict[str, tuple[float, float]], docs: Path, n_reference: int) -> None:
     """``benchmarks.md`` and its figure."""
     figure = docs / "figures" / "benchmarks.png"
     figure.parent.mkdir(parents=True, exist_ok=True)
     with replacing(figure, overwrite=True) as part:
-        summary_figure(evaluation, FIGURE).savefig(part, dpi=110, format="png")
+        summary_figure(evaluation).savefig(part, dpi=110, format="png")
     machine, target = this_machine(), evaluation.inputs.target
     lines = [
         "# Benchmark", "",
@@ -121,7 +92,8 @@ def write_page(evaluation: Evaluation, costs: dict[str, tuple[float, float]], do
         *results(evaluation, costs), "", HOW_TO_READ, "",
         "## Dynamics", "", *dynamics(evaluation), "", "## Ranking", "", *rankings(evaluation), "",
         "![the headline divergences as multiples of the floor](figures/benchmarks.png)", "",
-        "## Every divergence", "", "Jensen-Shannon, bits; g(r): mean difference.", "", *every_divergence(evaluation),
+        "## Every divergence", "", "Jensen-Shannon, bits; g(r): mean difference.", "",
+        *every_divergence({j.label: j.comparison for j in evaluation.judged if j.comparison is not None}),
         "", "## Energies of a molecule", "", "Mean (standard deviation), kJ/mol.", "", *energies(evaluation), ""]
     with replacing(docs / "benchmarks.md", overwrite=True) as part:
         part.write_text("\n".join(lines))
@@ -145,19 +117,6 @@ def dynamics(evaluation: Evaluation) -> list[str]:
     return [f"- {j.label}: {verdict(j, evaluation.band)}" for j in evaluation.judged if verdict(j, evaluation.band)]
 
 
-def every_divergence(evaluation: Evaluation) -> list[str]:
-    """One row a distribution, one column a method."""
-    judged = [j for j in evaluation.judged if j.comparison is not None]
-    columns = [[*j.comparison.rows, *j.comparison.radial] for j in judged]
-    rows = []
-    for same in zip(*columns, strict=True):
-        first = same[0]
-        kind, values = ("g(r)", [r.difference for r in same]) if first in judged[0].comparison.radial else (
-            first.kind, [r.divergence for r in same])
-        rows.append([f"{kind} {first.name}", *map(number_text, (first.floor, *values))])
-    return markdown_table(["", "floor", *(j.label for j in judged)], rows)
-
-
 def energies(evaluation: Evaluation) -> list[str]:
     """One row an energy, one column a method."""
     judged = [j for j in evaluation.judged if j.comparison is not None]
@@ -173,7 +132,7 @@ def rankings(evaluation: Evaluation) -> list[str]:
     table = summary_table(evaluation)
     judged = [j.label for j in evaluation.judged if j.kind != "held out"]
     lines = ["Expected, from the best: trained models by default, then fragment, geometric, random.", ""]
-    for quantity in (q for q in table.quantities if q.key in (*FIGURE, "auc")):
+    for quantity in (q for q in table.quantities if q.key in (*HEADLINE, "auc")):
         off = {label: abs(values[quantity.key] - quantity.best) for label, values in table.rows if label in judged}
         order = ", ".join(label.replace(", ", " ") for label in sorted(off, key=off.get))
         lines.append(f"- {quantity.title}: {order}. {_as_expected(off)}")
@@ -202,11 +161,6 @@ temperature, started from the structure as it is, stays in the band of the refer
 against the rest. *Held out*: the atomistic structure whose beads were backmapped. Bold: the best of the methods.
 Seconds and memory are those of the whole command with a seed, on one OpenMM thread. Baselines are as published, and
 once more moved onto the beads, which is this package's default."""
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, numbers to the right."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from openmm_backmap.backmapper import Backmapped
 from openmm_backmap.geometry.checks import close_contacts, inverted_centres, pierced_rings
+from openmm_backmap.refine import RefineReport
 from openmm_backmap.refine.pipeline import LARGEST_FORCE
 
 
@@ -30,10 +31,12 @@ def summary(first: Backmapped, n_frames: int, seconds: float, files: Sequence[Pa
                       for name, energy in report.energies_after.items()]
             lines += [f"  {name:24}{value:.2f} s" for name, value in report.seconds.items()]
     else:
-        lines += [f"{name:15}{n:14d}" for name, n in _counted(first, 0).items()]
+        counted = [_counted(first, k) for k in range(n_samples)]
+        lines += [f"{name:15}{n:14d}" for name, n in counted[0].items()]
     if verbose:
         lines += [f"  {key:24}{value}" for key, value in first.provenance.items()]
-    unfit = [found for k in range(n_samples) if (found := _unfit(first, k))]
+    checks = map(_checked, first.diagnostics) if first.diagnostics else ((*c.values(), 0.0) for c in counted)
+    unfit = list(filter(None, (_unfit(*found) for found in checks)))
     if unfit:
         which = f" ({len(unfit)} of {n_samples} samples)" if n_samples > 1 else ""
         lines.append(f"not fit to start MD from{which}: {', '.join(unfit[0])}")
@@ -48,15 +51,16 @@ def _counted(first: Backmapped, sample: int) -> dict[str, int]:
             "pierced rings": len(pierced_rings(target, positions, box))}
 
 
-def _unfit(first: Backmapped, sample: int) -> list[str]:
+def _checked(report: RefineReport) -> tuple[int, int, int, float]:
+    """Close contacts that count, inverted centres, pierced rings and the largest force after refinement."""
+    force = report.largest_force_after
+    # Atoms may be near each other as long as forces are sound.
+    touching = report.close_contacts[1] if force > LARGEST_FORCE else 0
+    return touching, report.inverted_centres[1], report.pierced_rings[1], force
+
+
+def _unfit(touching: int, inverted: int, pierced: int, force: float) -> list[str]:
     """Why MD cannot start from a sample; nothing where it can."""
-    if first.diagnostics:
-        report = first.diagnostics[sample]
-        inverted, pierced, force = report.inverted_centres[1], report.pierced_rings[1], report.largest_force_after
-        # Atoms may be near each other as long as forces are sound.
-        touching = report.close_contacts[1] if force > LARGEST_FORCE else 0
-    else:
-        (touching, inverted, pierced), force = _counted(first, sample).values(), 0.0
     reasons = [_count(n, noun) for n, noun in ((inverted, "inverted centre"), (pierced, "pierced ring"),
                                                (touching, "close contact")) if n]
     return reasons + [f"a force of {force:.3g} kJ/mol/nm"] * bool(force > LARGEST_FORCE)

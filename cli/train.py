@@ -21,6 +21,7 @@ _DATA = click.Path(path_type=Path, exists=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The model (.pt).")
 @click.option("--settings", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Settings (.yaml or .json).")
+@click.option("--start", metavar="MODEL", help="Begin with the weights of this model (shipped name or file).")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so many minutes.")
 @click.option("--device", help="Torch device. [default: cuda where there is one]")
@@ -28,8 +29,8 @@ _DATA = click.Path(path_type=Path, exists=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 def train(data: tuple[Path, ...], validation: tuple[Path, ...], chemistries: tuple[str, ...], out: Path,
-          settings: Path | None, resume: bool, minutes: float | None, device: str | None, seed: int | None,
-          quiet: bool, verbose: bool) -> None:
+          settings: Path | None, start: str | None, resume: bool, minutes: float | None, device: str | None,
+          seed: int | None, quiet: bool, verbose: bool) -> None:
     """Train a model on atomistic structures DATA (files, folders of them, or a data set of 'compile').
 
     \b
@@ -41,7 +42,7 @@ def train(data: tuple[Path, ...], validation: tuple[Path, ...], chemistries: tup
     try:
         with Bars(quiet) as bars:
             train_from_files(data, validation, out, chemistry=chemistries, settings_file=settings, resume=resume,
-                             minutes=minutes, device=device, seed=seed, progress=bars)
+                             start=start, minutes=minutes, device=device, seed=seed, progress=bars)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command with --resume goes on from the last checkpoint\n")
         sys.exit(130)

@@ -9,6 +9,9 @@ import numpy as np
 
 from openmm_backmap.errors import InputError
 
+#: kJ/mol/K
+GAS_CONSTANT = 8.31446261815324e-3
+
 
 def _converter(name: str, unit_of: Callable[[Any], Any]) -> Callable[[Any], float | np.ndarray]:
     def convert(value) -> float | np.ndarray:

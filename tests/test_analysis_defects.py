@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from openmm_backmap.analysis.defects import BENT_NM, DEFECTS, count_defects, opportunities, wrong_sides
+from openmm_backmap.analysis.defects import DEFECTS, count_defects, opportunities, wrong_sides
+from openmm_backmap.analysis.defects import FOLDED_NM as BENT_NM
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.geometry.checks import rings
 from openmm_backmap.geometry.internal import dihedral_angles, stiff_torsions

@@ -107,6 +107,34 @@ def test_a_damaged_checkpoint_is_named(tmp_path, data, held, settings, content):
         train(tmp_path, data, held, settings, resume=True)
 
 
+@pytest.mark.parametrize("content", [SETTINGS, DBM], ids=["flow", "dbm"])
+def test_a_run_begins_with_the_weights_of_a_model(tmp_path, data, held, content):
+    settings = tmp_path / "start.json"
+    settings.write_text(json.dumps(content))
+    first = train_from_files([data], [held], tmp_path / "first.pt", settings_file=settings, device="cpu")
+    # A learning rate of nothing leaves weights where they began.
+    still = dict.fromkeys(("learning_rate",) if content is SETTINGS else
+                          ("warm_rate", "generator_rate", "critic_rate"), 0.0)
+    settings.write_text(json.dumps({**content, **still, "seed": 9}))
+    second = train_from_files([data], [held], tmp_path / "second.pt", settings_file=settings, device="cpu", start=first)
+    one, two = load_model(first), load_model(second)
+    assert all(torch.allclose(one.weights[name], two.weights[name], atol=1e-6) for name in one.weights)
+    assert two.provenance["start_sha256"] == one.sha256
+    assert one.sha256[:16] in second.with_suffix(".md").read_text()
+    with pytest.raises(InputError, match="another model"):
+        train_from_files([data], [held], second, settings_file=settings, device="cpu", start=second, resume=True)
+
+
+def test_models_that_a_run_cannot_begin_with_are_refused(tmp_path, data, held, settings):
+    with pytest.raises(InputError, match="of the family dbm, and the settings are of flow"):
+        train(tmp_path, data, held, settings, start="dbm-sps")
+    with pytest.raises(InputError, match="sps: its network, or the atoms it knows"):
+        train(tmp_path, data, held, settings, start="sps")
+    settings.write_text("family: fragment\n")
+    with pytest.raises(InputError, match="no weights to begin with"):
+        train(tmp_path, data, held, settings, start="fragment-sps")
+
+
 def test_training_and_validation_may_not_share_snapshots(tmp_path, data, settings):
     with pytest.raises(InputError, match="frame_0001.gro: used for training and for validation"):
         train(tmp_path, data, data / "frame_0001.gro", settings)

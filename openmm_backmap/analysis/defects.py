@@ -21,6 +21,7 @@ import numpy as np
 
 from openmm_backmap.chemistry import Target
 from openmm_backmap.geometry.checks import (
+    FOLDED_NM,
     close_contacts,
     inverted_centres,
     once_per_target,
@@ -30,8 +31,6 @@ from openmm_backmap.geometry.checks import (
 )
 from openmm_backmap.geometry.internal import dihedral_angles, stiff_torsions
 
-#: The limit at which sampling draws a ring again (``sampling.sweeps.FOLDED_NM``), whose module would load torch.
-BENT_NM = 0.025
 DEFECTS = ("close contacts", "inverted centres", "pierced rings", "cis/trans errors", "bent rings")
 
 
@@ -49,7 +48,7 @@ def count_defects(target: Target, positions: np.ndarray, box: np.ndarray | None)
     return np.array([
         len(close_contacts(target, positions, box)), inverted_centres(target, positions).sum(),
         len(np.unique(pierced_rings(target, positions, box)[:, 0])), wrong_sides(target, positions).sum(),
-        (ring_planarity(target, positions)[flat] > BENT_NM).sum()])
+        (ring_planarity(target, positions)[flat] > FOLDED_NM).sum()])
 
 
 @once_per_target

@@ -21,6 +21,7 @@ from openmm_backmap.analysis.describe import WINDOWS, Description
 from openmm_backmap.analysis.energies import ENERGIES
 from openmm_backmap.analysis.radial import HEAVY, radial_distribution
 from openmm_backmap.errors import InputError
+from openmm_backmap.statistics import jensen_shannon, normalised
 
 _ENERGY_BINS = 30
 # Below the lowest and above the highest of the reference: so many times their distance, and at most so many kJ/mol.
@@ -30,40 +31,9 @@ _SIDED_SAMPLES = 100
 _PSI_KINDS = ("bond", "angle", "dihedral")
 
 
-def jensen_shannon(p_counts: np.ndarray, q_counts: np.ndarray) -> float | np.ndarray:
-    """Jensen-Shannon divergence (J. Lin, IEEE Trans. Inf. Theory 37, 145 (1991)) of two histograms, in bits: 0 for
-    equal ones, 1 where they do not overlap.
-
-    Parameters
-    ----------
-    p_counts, q_counts : ndarray, shape (..., n_bins)
-        Not normalised.
-
-    Returns
-    -------
-    float or ndarray, shape (...)
-        NaN where a histogram is empty.
-    """
-    p, q = _normalised(p_counts), _normalised(q_counts)
-    m = (p + q) / 2
-    divergence = (_entropy_terms(p, m) + _entropy_terms(q, m)) / 2
-    return float(divergence) if divergence.ndim == 0 else divergence
-
-
-def _normalised(counts: np.ndarray) -> np.ndarray:
-    counts = np.asarray(counts, dtype=float)
-    total = counts.sum(axis=-1, keepdims=True)
-    return counts / np.where(total > 0, total, np.nan)
-
-
-def _entropy_terms(p: np.ndarray, m: np.ndarray) -> np.ndarray:
-    safe = np.where(p > 0, p / np.where(m > 0, m, 1), 1)
-    return (p * np.log2(safe)).sum(axis=-1)
-
-
 def absolute_difference(p_counts: np.ndarray, q_counts: np.ndarray) -> float | np.ndarray:
     """Integral of |p - q| of two histograms, 0 to 2; arguments and shapes as for :func:`jensen_shannon`."""
-    difference = np.abs(_normalised(p_counts) - _normalised(q_counts)).sum(axis=-1)
+    difference = np.abs(normalised(p_counts) - normalised(q_counts)).sum(axis=-1)
     return float(difference) if difference.ndim == 0 else difference
 
 

@@ -22,11 +22,11 @@ import numpy as np
 
 from openmm_backmap.analysis import page
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.local_features import heavy_atoms
 from openmm_backmap.chemistry import Target
 from openmm_backmap.errors import InputError
-from openmm_backmap.geometry.checks import once_per_target
+from openmm_backmap.geometry.checks import heavy_atoms, once_per_target
 from openmm_backmap.geometry.periodic import minimum_image
+from openmm_backmap.statistics import jackknife_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -215,7 +215,7 @@ def _with_error(over: np.ndarray, under: np.ndarray) -> tuple[float, float]:
         return value, float("nan")
     rest = under.sum() - under
     left_out = np.sqrt(np.maximum(over.sum() - over, 0) / np.where(rest > 0, rest, np.nan))
-    return value, float(np.sqrt((len(over) - 1) * np.nanvar(left_out)))
+    return value, float(jackknife_error(left_out))
 
 
 def figure(found: Sequence[Diversity]) -> Figure:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openmm_backmap.chemistry import Target, create_system
+from openmm_backmap.chemistry import Target, create_flexible_system
 from openmm_backmap.geometry.checks import once_per_target
 
 if TYPE_CHECKING:
@@ -102,10 +102,9 @@ def molecule_energies(target: Target) -> MoleculeEnergies:
     """
     from openmm_backmap.energy import TorchEnergy
 
-    chemistry = dataclasses.replace(target.chemistry, constraints="none")
     # Without a box: parameters do not depend on it, and small boxes are nothing to refuse here.
-    energy = TorchEnergy.from_system(create_system(dataclasses.replace(target, chemistry=chemistry), None))
-    cutoff = chemistry.nonbonded.cutoff_nm
+    energy = TorchEnergy.from_system(create_flexible_system(target, None))
+    cutoff = target.chemistry.nonbonded.cutoff_nm
     bonded = [piece for terms in energy.bonded for piece in _named(terms, target)]
     nonbonded = [dataclasses.replace(part, settings=dataclasses.replace(
         part.settings, electrostatics="ewald", cutoff_nm=cutoff)) for part in energy.nonbonded]

@@ -20,7 +20,7 @@ from openmm_backmap.analysis.describe import Description
 from openmm_backmap.analysis.divergence import Comparison, compare
 from openmm_backmap.analysis.ensemble import Ensemble
 from openmm_backmap.analysis.evaluation import draws, judging
-from openmm_backmap.analysis.evaluation.inputs import Inputs, read_inputs, read_structures
+from openmm_backmap.analysis.evaluation.inputs import Inputs, file_hashes, read_inputs, read_structures
 from openmm_backmap.analysis.evaluation.processes import run_tasks
 from openmm_backmap.analysis.evaluation.results import Evaluation, Judged
 from openmm_backmap.analysis.relaxation import Relaxation, RelaxSettings, band
@@ -114,13 +114,12 @@ def evaluate(reference: Sequence[str | Path], models: Sequence[str | Path] = (),
 def _settings(job: _Job, chemistry: Chemistry, structures: Mapping[str, Sequence]) -> dict[str, Any]:
     """What results depend on; of models and structures more may come later."""
     digest = hashlib.sha256((chemistry.source + chemistry.force_field_xml).encode()).hexdigest()
-    of_files = lambda paths: [hashlib.sha256(f.read_bytes()).hexdigest() for f in find_files(paths)]  # noqa: E731
     return {
         "openmm_backmap": __version__, "chemistry": chemistry.name, "chemistry_sha256": digest,
         "files": job.inputs.hashes, "frames": list(job.inputs.frames.names), "n_samples": job.n_samples,
         "seed": job.seed,
         "models": {c.label: {key: value for key, value in asdict(c).items() if key != "label"} for c in job.choices},
-        "structures": {label: of_files(paths) for label, paths in structures.items()}}
+        "structures": {label: file_hashes(find_files(paths)) for label, paths in structures.items()}}
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from openmm_backmap.chemistry import Target
 from openmm_backmap.geometry.internal import bond_angles, bond_lengths, by_type, dihedral_angles
+from openmm_backmap.units import GAS_CONSTANT
 
-_GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
 # Atomistic melts of polystyrene, octane and cumene from molecular dynamics stay within these: means up to 1.4 spreads
 # off, spreads 0.56 to 0.93 of those expected, single values up to 3.9 spreads off. In a minimum, spreads of hydrogens
 # and rings fall to 0.15 to 0.36.
@@ -113,10 +113,12 @@ def expectations(target: Target, positions: np.ndarray, temperature_K: float) ->
 def _harmonic_terms(target: Target, system, temperature_K: float) -> tuple[list[_Terms], list[str]]:
     """Harmonic terms and constraints of ``system`` by kind, and words for what else acts on bonds and angles."""
     from openmm_backmap.energy.kinds import carries_no_energy, kind_of_force
+    from openmm_backmap.energy.openmm_energy import constraints_of
     from openmm_backmap.energy.readers import read_force
 
     parts: dict[str, list[tuple]] = {kind: [] for kind in _MEASURES}
-    parts["bond"].append(_constraints(system))
+    pairs, lengths = constraints_of(system)
+    parts["bond"].append((pairs, lengths, np.zeros(len(lengths))))
     ignored = []
     for force in system.getForces():
         kind = kind_of_force(force)
@@ -124,7 +126,7 @@ def _harmonic_terms(target: Target, system, temperature_K: float) -> tuple[list[
             terms = read_force(force)
             columns = terms.parameters.numpy().T
             k, rest = columns[:2] if kind == "improper" else columns[1::-1]
-            parts[kind].append((terms.atoms.numpy(), rest, np.sqrt(_GAS_CONSTANT * temperature_K / k)))
+            parts[kind].append((terms.atoms.numpy(), rest, np.sqrt(GAS_CONSTANT * temperature_K / k)))
         elif kind is None and not carries_no_energy(force) and _acts_on_few(force):
             ignored.append(force.getName())
     joined = [_joined(kind, rows) for kind, rows in parts.items()]
@@ -137,14 +139,6 @@ def _harmonic_terms(target: Target, system, temperature_K: float) -> tuple[list[
 def _acts_on_few(force) -> bool:
     """Whether a force that is not known here is one of bonds or angles."""
     return any(hasattr(force, name) for name in ("getNumBonds", "getNumAngles"))
-
-
-def _constraints(system) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from openmm import unit
-
-    rows = [system.getConstraintParameters(k) for k in range(system.getNumConstraints())]
-    pairs = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2)
-    return pairs, np.array([row[2].value_in_unit(unit.nanometer) for row in rows]), np.zeros(len(rows))
 
 
 def _joined(kind: str, rows: list[tuple]) -> _Terms:

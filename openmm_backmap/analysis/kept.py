@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import zipfile
 import zlib
 from dataclasses import fields, is_dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from openmm_backmap.errors import InputError
+from openmm_backmap.io.writers import replacing
 
 _PACKAGE = "openmm_backmap.analysis."
 
@@ -27,12 +27,8 @@ def keep(path: Path, value: Any) -> None:
 def save_arrays(path: Path, **arrays) -> None:
     """An .npz file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.npz")
-    try:
+    with replacing(path, overwrite=True) as part:
         np.savez(part, **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

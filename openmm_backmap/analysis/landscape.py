@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openmm_backmap.analysis import page, sketch_map
-from openmm_backmap.analysis.divergence import jensen_shannon
 from openmm_backmap.analysis.ensemble import Ensemble
 from openmm_backmap.analysis.local_features import Sites, SoapSettings, frames_apart, monomer_centres, soap
 from openmm_backmap.errors import InputError
+from openmm_backmap.statistics import jackknife_error, jensen_shannon
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -255,7 +255,7 @@ def _populations(cluster: np.ndarray, block: np.ndarray, n: int) -> tuple[np.nda
     if len(counts) < 2:
         return shares, np.full(n, np.nan)
     left_out = (counts.sum(0) - counts) / (counts.sum() - counts.sum(1, keepdims=True))
-    return shares, np.sqrt((len(counts) - 1) * left_out.var(0))
+    return shares, jackknife_error(left_out)
 
 
 def _confusion(part: Mapped, found: _Environments, known: Ensemble, plane: _Plane,

@@ -15,7 +15,7 @@ import numpy as np
 from openmm_backmap.analysis.ensemble import Ensemble
 from openmm_backmap.chemistry import Target
 from openmm_backmap.errors import InputError
-from openmm_backmap.geometry.checks import once_per_target
+from openmm_backmap.geometry.checks import heavy_atoms, once_per_target
 
 Progress = Callable[[str, int, int], None]
 # Files give positions to so much. Unrounded structures would differ from a file's by their digits alone.
@@ -65,12 +65,6 @@ class Sites:
     def take(self, index: np.ndarray) -> Sites:
         """Some of the sites."""
         return Sites(self.structure[index], self.atom[index])
-
-
-@once_per_target
-def heavy_atoms(target: Target) -> np.ndarray:
-    """Indices of all atoms that are no hydrogen."""
-    return np.flatnonzero(np.array(target.elements) != "H")
 
 
 @once_per_target

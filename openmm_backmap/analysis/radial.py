@@ -14,13 +14,12 @@ from itertools import combinations_with_replacement
 import numpy as np
 
 from openmm_backmap.chemistry import Target
-from openmm_backmap.geometry.checks import near_pairs, once_per_target
+from openmm_backmap.geometry.checks import bonded_keys, near_pairs, once_per_target
 from openmm_backmap.geometry.periodic import minimum_image
 
 RANGE_NM = 1.0
 BIN_NM = 0.01
 HEAVY = "heavy"
-_BONDS_APART = 3
 _BLOCK = 4096
 _SLACK = 1e-9
 
@@ -171,9 +170,8 @@ def pair_types(target: Target) -> PairTypes:
         names += [f"{words} intra", f"{words} inter"]
         if not light[[a, b]].any():
             heavy += [2 * n, 2 * n + 1]
-    near = target.graph_distances(_BONDS_APART).tocoo()
     return PairTypes((*names, f"{HEAVY} intra", f"{HEAVY} inter"), types.ravel(), label, np.array(heavy, dtype=int),
-                     target.molecule_of_atom, np.sort(near.row.astype(np.int64) * target.n_atoms + near.col))
+                     target.molecule_of_atom, bonded_keys(target))
 
 
 def volume(box: np.ndarray | None, range_nm: float) -> float:

@@ -265,12 +265,9 @@ class _Failed(Exception):
 def _check_constraints(system, context) -> None:
     from openmm import unit
 
-    rows = [system.getConstraintParameters(k) for k in range(system.getNumConstraints())]
-    if not rows:
-        return
-    i, j = np.array([row[:2] for row in rows], dtype=np.int64).T
-    lengths = np.array([row[2].value_in_unit(unit.nanometer) for row in rows])
+    from openmm_backmap.energy.openmm_energy import constraints_of
+    from openmm_backmap.refine.projection import bond_error
+
     x = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    error = np.abs(np.linalg.norm(x[i] - x[j], axis=1) - lengths)
-    if not error.max() < _BOND_NM:
+    if not bond_error(x, *constraints_of(system)) < _BOND_NM:
         raise _Failed("the constrained bonds cannot be met")

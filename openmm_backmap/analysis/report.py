@@ -36,6 +36,7 @@ from openmm_backmap.geometry.checks import (
 from openmm_backmap.geometry.internal import by_type, dihedral_angles, dihedrals_of
 from openmm_backmap.geometry.periodic import minimum_image
 from openmm_backmap.io.writers import replacing
+from openmm_backmap.refine.pipeline import residue_label
 
 if TYPE_CHECKING:
     from openmm_backmap.backmapper import Backmapped
@@ -186,11 +187,8 @@ def _consistency(result: Backmapped) -> str:
 
 def _bead_label(target: Target, bead: int) -> str:
     atom = int(np.argmax(target.bead_of_atom == bead))
-    residue = target.residue_of_atom[atom]
-    chain = target.chain_of_residue[residue]
-    number = residue - np.searchsorted(target.chain_of_residue, chain) + 1
-    return (f"{target.chemistry.bead_types[target.bead_type[bead]]} of residue {number} "
-            f"({target.residue_names[residue]}) of chain {chain + 1}")
+    return (f"{target.chemistry.bead_types[target.bead_type[bead]]} of "
+            f"{residue_label(target, target.residue_of_atom[atom])}")
 
 
 def _geometry(found: list[Expectation], ignored: list[str]) -> str:

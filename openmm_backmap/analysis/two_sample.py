@@ -25,8 +25,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.local_features import Sites, SoapSettings, frames_apart, heavy_atoms, kinds, soap
+from openmm_backmap.analysis.local_features import Sites, SoapSettings, frames_apart, kinds, soap
 from openmm_backmap.errors import InputError
+from openmm_backmap.geometry.checks import heavy_atoms
+from openmm_backmap.statistics import jackknife_error
 
 Progress = Callable[[str, int, int], None]
 # Sharp ones for geometry, wide ones for packing; found by what they tell apart in a polystyrene melt.
@@ -323,14 +325,9 @@ def _areas(odds: np.ndarray, label: np.ndarray, fold: np.ndarray, group: np.ndar
         rest = pairs.sum() - pairs.sum(0) - pairs.sum(1) + np.diag(pairs)
         without = (right.sum() - right.sum(0) - right.sum(1) + np.diag(right)) / np.where(rest > 0, rest, np.nan)
         n = int(((bead_type == kind) & (label == 1)).sum())
-        by_type[int(kind)] = BeadTest(float(right.sum() / pairs.sum()), _jackknife(without), n)
+        by_type[int(kind)] = BeadTest(float(right.sum() / pairs.sum()), float(jackknife_error(without)), n)
         weights.append(n)
         left_out.append(without)
     total = float(np.average([test.auc for test in by_type.values()], weights=weights))
-    error = _jackknife(np.average(left_out, axis=0, weights=weights))
+    error = float(jackknife_error(np.average(left_out, axis=0, weights=weights)))
     return _Outcome(BeadTest(total, error, sum(weights)), by_type, n_atoms)
-
-
-def _jackknife(left_out: np.ndarray) -> float:
-    """Standard error from the values without one group each."""
-    return float(np.sqrt((len(left_out) - 1) * np.nanvar(left_out)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from openmm_backmap.chemistry.target import Target
@@ -57,6 +59,12 @@ def create_system(target: Target, box: np.ndarray | None, *, hydrogen_mass: floa
             force.setUseDispersionCorrection(spec.dispersion_correction)
             _exclude(force, target.excluded)
     return system
+
+
+def create_flexible_system(target: Target, box: np.ndarray | None, hydrogen_mass: float | None = None):
+    """:func:`create_system` with no constraints, whatever the chemistry says: bonds carry energy."""
+    flexible = replace(target, chemistry=replace(target.chemistry, constraints="none"))
+    return create_system(flexible, box, hydrogen_mass=hydrogen_mass)
 
 
 def _fold_lennard_jones(system) -> None:

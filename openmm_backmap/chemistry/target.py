@@ -182,7 +182,7 @@ def _block_diagonal(parts: list):
     return sparse.csr_array(sparse.block_diag(parts, format="csr"))
 
 
-def _normalised(weights: list[float], rows: list[int], columns: list[int], shape: tuple[int, int]):
+def normalised_rows(weights: list[float], rows: list[int], columns: list[int], shape: tuple[int, int]):
     """The matrix of these entries, each row divided by its sum."""
     try:
         from scipy import sparse
@@ -220,7 +220,7 @@ class _ChainBuilder:
 
     def build(self) -> Target:
         self._add_chain()
-        mapping = _normalised(self.weights, self.rows, self.cols, (len(self.bead_specs), len(self.atoms)))
+        mapping = normalised_rows(self.weights, self.rows, self.cols, (len(self.bead_specs), len(self.atoms)))
         array = lambda values, width: np.array(values, dtype=np.int64).reshape(-1, width)  # noqa: E731
         return Target(
             chemistry=self.chemistry, chains=(self.chain,), atom_names=tuple(a.name for a in self.atoms),

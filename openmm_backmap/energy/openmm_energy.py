@@ -10,6 +10,15 @@ from openmm_backmap.energy.kinds import carries_no_energy, kind_of_force
 from openmm_backmap.energy.platforms import best_platform
 
 
+def constraints_of(system) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (n, 2) that an ``openmm.System`` constrains, and their lengths (n,), nm."""
+    from openmm import unit
+
+    rows = [system.getConstraintParameters(k) for k in range(system.getNumConstraints())]
+    pairs = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2)
+    return pairs, np.array([row[2].value_in_unit(unit.nanometer) for row in rows])
+
+
 def energies_by_force(system, positions: np.ndarray, box: np.ndarray | None,
                       platform: str | None = None) -> dict[str, float]:
     """Potential energy of each kind of force, and ``total``, kJ/mol.

@@ -15,6 +15,7 @@ import torch
 
 from openmm_backmap.chemistry import Target
 from openmm_backmap.geometry.neighbours import nearest
+from openmm_backmap.geometry.tables import padded_table
 
 MAX_GRAPH_DISTANCE = 4
 #: graph-distance classes: 0..MAX as they are, then "same molecule, farther" and "another molecule"
@@ -77,11 +78,11 @@ class TargetTables:
     def __init__(self, target: Target, vocabulary: Vocabulary, device="cpu"):
         tensor = lambda a: torch.as_tensor(a, device=device)  # noqa: E731
         self.target, self.vocabulary, self.device = target, vocabulary, device
-        atoms, slot_in_bead = _atoms_of_bead(target)
+        atoms, column = padded_table(target.bead_of_atom, np.arange(target.n_atoms), target.n_beads)
         index = {name: k for k, name in enumerate(vocabulary.slots)}
         self.slot_of_atom = tensor([index[name] for name in _slot_names(target)])
-        self.atoms_of_bead = tensor(atoms)
-        own_graph, near, near_graph = _graph_tables(target, atoms, slot_in_bead)
+        self.atoms_of_bead, self.column_of_atom = tensor(atoms), tensor(column)
+        own_graph, near, near_graph = _graph_tables(target, atoms, column)
         self.own_graph, self.near, self.near_graph = tensor(own_graph), tensor(near), tensor(near_graph)
         self.size = (self.atoms_of_bead >= 0).sum(1)
         self.bead_type = tensor(target.bead_type)
@@ -89,16 +90,11 @@ class TargetTables:
         self.bead_of_atom = tensor(target.bead_of_atom)
 
 
-def _atoms_of_bead(target: Target) -> tuple[np.ndarray, np.ndarray]:
-    """(n_beads, S) atoms of each bead padded with -1, and (n_atoms,) the column of each atom."""
-    order = np.argsort(target.bead_of_atom, kind="stable")
-    counts = np.bincount(target.bead_of_atom, minlength=target.n_beads)
-    first = np.cumsum(counts) - counts
-    column = np.empty(target.n_atoms, dtype=np.int64)
-    column[order] = np.arange(target.n_atoms) - first[target.bead_of_atom[order]]
-    table = np.full((target.n_beads, counts.max()), -1, dtype=np.int64)
-    table[target.bead_of_atom, column] = np.arange(target.n_atoms)
-    return table, column
+def nearby_table(target: Target, bead: np.ndarray, atom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n_beads, G) the distinct atoms that pairs ``bead``, ``atom`` (n,) give each bead; (n,) each pair's column."""
+    keys, inverse = np.unique(bead * target.n_atoms + atom, return_inverse=True)
+    table, column = padded_table(keys // target.n_atoms, keys % target.n_atoms, target.n_beads)
+    return table, column[inverse]
 
 
 def _graph_tables(target: Target, atoms: np.ndarray, column: np.ndarray):
@@ -112,14 +108,9 @@ def _graph_tables(target: Target, atoms: np.ndarray, column: np.ndarray):
     own[:, np.arange(s), np.arange(s)] = 0
     own[bead[inside], column[row[inside]], column[col[inside]]] = distance[inside]
     row, col, distance, bead = row[~inside], col[~inside], distance[~inside], bead[~inside]
-    keys, inverse = np.unique(bead * target.n_atoms + col, return_inverse=True)
-    key_bead = keys // target.n_atoms
-    counts = np.bincount(key_bead, minlength=n)
-    rank = np.arange(len(keys)) - (np.cumsum(counts) - counts)[key_bead]
-    near = np.full((n, max(counts.max(initial=0), 1)), -1, dtype=np.int64)
-    near[key_bead, rank] = keys % target.n_atoms
+    near, rank = nearby_table(target, bead, col)
     classes = np.full((n, s, near.shape[1]), far, dtype=np.int64)
-    classes[bead, column[row], rank[inverse]] = distance
+    classes[bead, column[row], rank] = distance
     return own, near, classes
 
 
@@ -144,6 +135,11 @@ class BeadSurroundings:
         self.shift = torch.as_tensor(shift, dtype=torch.float32, device=device)
         self.centre = torch.as_tensor(beads, dtype=torch.float32, device=device)
         self.frame = torch.as_tensor(bead_frames(tables.target, beads, box), dtype=torch.float32, device=device)
+
+    def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbouring beads (n_beads, MAX_NEIGHBOURS), -1 where there is none, and how far (nm) they are."""
+        separation = (self.centre[self.index.clamp(min=0)] + self.shift - self.centre[:, None]).norm(dim=-1)
+        return self.index.cpu().numpy(), separation.cpu().numpy()
 
     @cached_property
     def offset(self) -> torch.Tensor:

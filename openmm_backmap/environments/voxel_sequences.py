@@ -9,6 +9,7 @@ import torch
 
 from openmm_backmap.chemistry import Target
 from openmm_backmap.environments.voxels import VoxelTables
+from openmm_backmap.geometry.tables import neighbour_lists
 
 ORDERS = ("depth-first", "breadth-first", "random")
 
@@ -41,18 +42,18 @@ class Sequences:
 
 def walk(neighbours: list[list[int]], root: int, order: str, rng: np.random.Generator) -> list[int]:
     """Nodes of a connected graph from ``root`` on, by ``order`` (one of :data:`ORDERS`)."""
-    seen, front, found = {root}, [root], []
+    seen, front, found = {root}, [root], {}  # a dict keeps the order, and is searched at once
     while front:
         place = {"depth-first": -1, "breadth-first": 0}.get(order)
         node = front.pop(int(rng.integers(len(front))) if place is None else place)
         if node in found:
             continue
-        found.append(node)
+        found[node] = None
         near = [k for k in neighbours[node] if k not in found]
         # A stack gives back last what came first.
         front += near[::-1] if order == "depth-first" else [k for k in near if k not in seen]
         seen.update(near)
-    return found
+    return list(found)
 
 
 def atom_sequences(tables: VoxelTables, order: str, rng: np.random.Generator) -> Sequences:
@@ -63,7 +64,7 @@ def atom_sequences(tables: VoxelTables, order: str, rng: np.random.Generator) ->
     """
     atoms = tables.base.atoms_of_bead.cpu().numpy()
     light = tables.light.cpu().numpy()
-    inside, entry = _bonds_inside(tables.target, atoms, light)
+    inside, entry = _bonds_inside(tables.target, tables.base.column_of_atom.cpu().numpy(), light)
     slots = np.where(atoms >= 0, tables.base.slot_of_atom.cpu().numpy()[atoms], -1)
     _, first, kind = np.unique(np.c_[slots, entry], axis=0, return_index=True, return_inverse=True)
     made = [_sequence(inside(b), np.where(atoms[b] >= 0, light[atoms[b]], True), atoms[b] >= 0, entry[b], order, rng)
@@ -72,11 +73,8 @@ def atom_sequences(tables: VoxelTables, order: str, rng: np.random.Generator) ->
     return Sequences(tensor([heavy for heavy, _ in made]), tensor([hydrogens for _, hydrogens in made]))
 
 
-def _bonds_inside(target: Target, atoms: np.ndarray, light: np.ndarray):
+def _bonds_inside(target: Target, column: np.ndarray, light: np.ndarray):
     """A function that gives the bonds (n, 2) of a bead as columns; and the column where each bead is entered, or -1."""
-    column = np.empty(target.n_atoms, dtype=np.int64)
-    bead, place = np.nonzero(atoms >= 0)
-    column[atoms[bead, place]] = place
     i, j = np.concatenate([target.bonds, target.bonds[:, ::-1]]).T
     of_i, of_j = target.bead_of_atom[i], target.bead_of_atom[j]
     entry = np.full(target.n_beads, -1)
@@ -113,10 +111,7 @@ def _padded(rows: list[list[int]]) -> np.ndarray:
 def bead_ranks(target: Target, order: str, rng: np.random.Generator) -> np.ndarray:
     """Place (n_beads,) of each bead in the published order: molecule by molecule, each walked along its beads."""
     n = target.n_beads
-    neighbours: list[list[int]] = [[] for _ in range(n)]
-    for i, j in target.bead_bonds.tolist():
-        neighbours[i].append(j)
-        neighbours[j].append(i)
+    neighbours = neighbour_lists(n, target.bead_bonds)
     found: list[int] = []
     start = np.searchsorted(target.molecule_of_bead, np.arange(target.molecule_of_bead.max() + 2))
     for first, last in zip(start[:-1].tolist(), start[1:].tolist()):

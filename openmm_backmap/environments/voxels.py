@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from openmm_backmap.chemistry import Target
-from openmm_backmap.environments.local import BeadSurroundings, TargetTables, Vocabulary
+from openmm_backmap.environments.local import BeadSurroundings, TargetTables, Vocabulary, nearby_table
 from openmm_backmap.environments.voxel_channels import Channels, pair_masks, type_masks
+from openmm_backmap.geometry.tables import padded_table
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,12 @@ class VoxelTables:
         self.placed_type, self.atom_type = tensor(known[target.atom_type]), tensor(target.atom_type)
         _, pair, bead = type_masks(target, channels)
         self.pair_mask, self.bead_mask = tensor(pair), tensor(bead)
-        own, near, near_mask = _mask_tables(target, channels, atoms, pair)
+        own, near, near_mask = _mask_tables(target, channels, atoms, self.base.column_of_atom.cpu().numpy(), pair)
         self.own_mask, self.near, self.near_mask = tensor(own), tensor(near), tensor(near_mask)
         self.adjacent = tensor(_adjacent(target))
 
 
-def _mask_tables(target: Target, channels: Channels, atoms: np.ndarray, pair: np.ndarray):
-    column = np.empty(target.n_atoms, dtype=np.int64)
-    bead, place = np.nonzero(atoms >= 0)
-    column[atoms[bead, place]] = place
+def _mask_tables(target: Target, channels: Channels, atoms: np.ndarray, column: np.ndarray, pair: np.ndarray):
     types = np.where(atoms >= 0, target.atom_type[atoms], 0)
     own = pair[types[:, :, None], types[:, None, :]]
     placed, other, mask = pair_masks(target, channels)
@@ -119,26 +117,16 @@ def _mask_tables(target: Target, channels: Channels, atoms: np.ndarray, pair: np
     inside = bead == target.bead_of_atom[other]
     own[bead[inside], column[placed[inside]], column[other[inside]]] = mask[inside]
     placed, other, mask, bead = placed[~inside], other[~inside], mask[~inside], bead[~inside]
-    keys, inverse = np.unique(bead * target.n_atoms + other, return_inverse=True)
-    counts = np.bincount(keys // target.n_atoms, minlength=target.n_beads)
-    rank = np.arange(len(keys)) - (np.cumsum(counts) - counts)[keys // target.n_atoms]
-    near = np.full((target.n_beads, max(counts.max(initial=0), 1)), -1, dtype=np.int64)
-    near[keys // target.n_atoms, rank] = keys % target.n_atoms
+    near, rank = nearby_table(target, bead, other)
     # Where an atom is near one own atom and far from another, the latter sees it as any other of its type.
     near_mask = pair[types[:, :, None], target.atom_type[near][:, None, :]]
-    near_mask[bead, column[placed], rank[inverse]] = mask
+    near_mask[bead, column[placed], rank] = mask
     return own, near, near_mask
 
 
 def _adjacent(target: Target) -> np.ndarray:
     i, j = np.concatenate([target.bead_bonds, target.bead_bonds[:, ::-1]]).T
-    order = np.argsort(i, kind="stable")
-    i, j = i[order], j[order]
-    counts = np.bincount(i, minlength=target.n_beads)
-    table = np.full((target.n_beads, 1 + counts.max(initial=0)), -1, dtype=np.int64)
-    table[:, 0] = np.arange(target.n_beads)
-    table[i, 1 + np.arange(len(i)) - (np.cumsum(counts) - counts)[i]] = j
-    return table
+    return np.c_[np.arange(target.n_beads), padded_table(i, j, target.n_beads)[0]]
 
 
 @dataclass(frozen=True)

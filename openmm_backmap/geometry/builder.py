@@ -10,6 +10,7 @@ import numpy as np
 from openmm_backmap.chemistry import Target
 from openmm_backmap.geometry.checks import pierced_rings
 from openmm_backmap.geometry.periodic import spanning_order
+from openmm_backmap.geometry.tables import neighbour_lists
 
 _TETRAHEDRAL = np.arccos(-1 / 3)
 _ENOUGH_NM = 0.22
@@ -66,10 +67,7 @@ class _Grower:
 
     def __init__(self, target: Target, lengths, rng):
         self.target, self.lengths, self.rng = target, lengths, rng
-        self.neighbours: list[list[int]] = [[] for _ in range(target.n_atoms)]
-        for i, j in target.bonds.tolist():
-            self.neighbours[i].append(j)
-            self.neighbours[j].append(i)
+        self.neighbours = neighbour_lists(target.n_atoms, target.bonds)
         self.order, self.before = spanning_order(target.n_atoms, target.bonds)
         self.stereo = {row[0]: (row[1:], sign) for row, sign in zip(target.stereo.tolist(), target.stereo_sign)}
         graph = nx.Graph(target.bonds.tolist())

@@ -17,6 +17,8 @@ from openmm_backmap.geometry.periodic import minimum_image
 from openmm_backmap.geometry.plain import point_tree
 
 CONTACT_NM = 0.25
+#: thermal motion of polystyrene at 568 K takes ring atoms 0.016 nm out of plane at most; a folded ring is far beyond
+FOLDED_NM = 0.025
 _CONTACT_BONDS = 3
 _LARGEST_RING = 10
 _SLACK = 1e-9
@@ -76,7 +78,7 @@ def close_contacts(target: Target, positions: np.ndarray, box: np.ndarray | None
     ndarray of int, shape (n_contacts, 2)
         Atom indices, the smaller first.
     """
-    heavy, bonded = _heavy_atoms(target)
+    heavy, bonded = heavy_atoms(target), bonded_keys(target)
     i, j = near_pairs(positions[heavy], positions[heavy], box, heavy_nm)
     pairs = np.stack([heavy[i], heavy[j]], axis=1)[i < j]
     keys = np.unique(pairs[:, 0] * target.n_atoms + pairs[:, 1])
@@ -85,11 +87,16 @@ def close_contacts(target: Target, positions: np.ndarray, box: np.ndarray | None
 
 
 @once_per_target
-def _heavy_atoms(target: Target) -> tuple[np.ndarray, np.ndarray]:
-    """Heavy atoms, and the keys ``i * n_atoms + j`` of pairs up to three bonds apart."""
+def heavy_atoms(target: Target) -> np.ndarray:
+    """Indices of all atoms that are no hydrogen."""
+    return np.flatnonzero(np.array(target.elements) != "H")
+
+
+@once_per_target
+def bonded_keys(target: Target) -> np.ndarray:
+    """Keys ``i * n_atoms + j``, sorted, of pairs up to three bonds apart."""
     near = target.graph_distances(_CONTACT_BONDS).tocoo()
-    keys = near.row.astype(np.int64) * target.n_atoms + near.col
-    return np.flatnonzero(np.array(target.elements) != "H"), np.sort(keys)
+    return np.sort(near.row.astype(np.int64) * target.n_atoms + near.col)
 
 
 @once_per_target

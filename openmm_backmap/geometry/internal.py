@@ -14,6 +14,7 @@ import numpy as np
 
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.geometry.checks import once_per_target
+from openmm_backmap.geometry.tables import neighbour_lists
 
 _LARGEST_STIFF_RING = 7
 #: Bonds of an atom that is flat in a ring, and its mass (dalton) without hydrogens of a united atom.
@@ -24,14 +25,15 @@ _HALF_HYDROGEN = 0.5
 @once_per_target
 def angles_of(target: Target) -> np.ndarray:
     """Angles (n, 3), the centre in the middle."""
-    rows = [(a, j, b) for j, near in enumerate(_neighbours(target)) for a, b in combinations(near, 2)]
+    lists = neighbour_lists(target.n_atoms, target.bonds)
+    rows = [(a, j, b) for j, near in enumerate(lists) for a, b in combinations(near, 2)]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 @once_per_target
 def dihedrals_of(target: Target) -> np.ndarray:
     """Proper dihedrals (n, 4) along all bonds."""
-    table = _neighbours(target)
+    table = neighbour_lists(target.n_atoms, target.bonds)
     rows = [(a, i, j, b) for i, j in target.bonds.tolist() for a in table[i] if a != j for b in table[j]
             if b not in (i, a)]
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
@@ -42,7 +44,7 @@ def impropers_of(target: Target) -> np.ndarray:
     """Atoms with three bonds (n, 4): the centre, then its neighbours in the order of their types and indices."""
     kind = target.atom_type.tolist()
     rows = [(i, *sorted(near, key=lambda a: (kind[a], a)))
-            for i, near in enumerate(_neighbours(target)) if len(near) == 3]
+            for i, near in enumerate(neighbour_lists(target.n_atoms, target.bonds)) if len(near) == 3]
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
@@ -64,7 +66,7 @@ def stiff_torsions(target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     bond : ndarray of int, shape (n,)
         Numbers the bonds from 0: each has up to four dihedrals.
     """
-    table, flat = _neighbours(target), _flat_atoms(target)
+    table, flat = neighbour_lists(target.n_atoms, target.bonds), _flat_atoms(target)
     members, cis, bond = [], [], []
     number = 0
     for i, j in target.bonds[flat[target.bonds].all(axis=1)].tolist():
@@ -137,11 +139,3 @@ def out_of_plane_angles(x: np.ndarray) -> np.ndarray:
     centre, a, b, c = np.moveaxis(x, -2, 0)
     normal, bond = np.cross(b - a, c - a), centre - a
     return np.degrees(np.arctan2((bond * normal).sum(-1), np.linalg.norm(np.cross(bond, normal), axis=-1)))
-
-
-def _neighbours(target: Target) -> list[list[int]]:
-    table: list[list[int]] = [[] for _ in range(target.n_atoms)]
-    for i, j in target.bonds.tolist():
-        table[i].append(j)
-        table[j].append(i)
-    return table

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openmm_backmap.geometry.tables import padded_table
+
 _BLOCK = 4_000_000
 
 
@@ -101,11 +103,7 @@ class WeightedSums:
 def bonds_apart(n: int, bonds: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of ``n`` atoms up to ``max_distance`` bonds apart: row, column, distance; sorted, self left out."""
     i, j = np.concatenate([bonds, bonds[:, ::-1]]).T
-    order = np.argsort(i, kind="stable")
-    i, j = i[order], j[order]
-    counts = np.bincount(i, minlength=n)
-    table = np.full((n, counts.max(initial=1)), -1, dtype=np.int64)
-    table[i, np.arange(len(i)) - (np.cumsum(counts) - counts)[i]] = j
+    table, _ = padded_table(i, j, n)
     before, front = np.empty(0, dtype=np.int64), np.arange(n) * (n + 1)
     keys, distances = [before], [np.empty(0, dtype=np.int8)]
     for step in range(1, max_distance + 1):

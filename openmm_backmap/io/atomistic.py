@@ -20,6 +20,7 @@ from openmm_backmap.chemistry.aliases import rename
 from openmm_backmap.chemistry.cg import CGTopology
 from openmm_backmap.errors import ChemistryError, InputError
 from openmm_backmap.geometry.periodic import make_whole
+from openmm_backmap.io.frames import stacked_boxes
 from openmm_backmap.io.readers import STRUCTURES, TRAJECTORIES, open_cg
 
 # No bond of these is longer; atoms two bonds apart are farther than this, all but those with hydrogen.
@@ -127,10 +128,7 @@ def open_atoms(paths: Sequence[str | Path], chemistry: Chemistry, *, topology: s
             positions.append(whole)
             boxes.append(frame.box)
             owners.append(file)
-    lacking = [box is None for box in boxes]
-    if any(lacking) and not all(lacking):
-        raise InputError(f"{owners[lacking.index(True)]}: no periodic box, while others have one")
-    return AtomFrames(target, np.array(positions), None if any(lacking) else np.array(boxes), tuple(owners))
+    return AtomFrames(target, np.array(positions), stacked_boxes(boxes, owners), tuple(owners))
 
 
 def _system(target: Target) -> str:

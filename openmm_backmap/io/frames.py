@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,15 @@ def named_errors(path: Path):
         # Parsers of others raise what they like (even bare Exception); to the user it is one thing.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be read as {path.suffix.lower()} ({reason})") from error
+
+
+def stacked_boxes(boxes: Sequence[np.ndarray | None], names: Sequence) -> np.ndarray | None:
+    """Boxes (n_frames, 3, 3), nm, of frames that all have one, or None where none has; :class:`InputError` names the
+    first of ``names`` that lacks what others have."""
+    lacking = [box is None for box in boxes]
+    if any(lacking) and not all(lacking):
+        raise InputError(f"{names[lacking.index(True)]}: no periodic box, while others have one")
+    return None if any(lacking) else np.array(boxes)
 
 
 def vectors_box(vectors) -> np.ndarray | None:

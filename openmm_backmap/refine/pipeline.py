@@ -351,11 +351,15 @@ class _Run:
 
 
 def where(target: Target, atom: int) -> str:
-    """Words for an atom's place: name, residue (numbered within its chain) and chain, from 1."""
-    residue = target.residue_of_atom[atom]
+    """Words for an atom's place: name, residue and chain."""
+    return f"atom {target.atom_names[atom]} of {residue_label(target, target.residue_of_atom[atom])}"
+
+
+def residue_label(target: Target, residue: int) -> str:
+    """Words for a residue (numbered within its chain) and its chain, from 1."""
     chain = target.chain_of_residue[residue]
     number = residue - np.searchsorted(target.chain_of_residue, chain) + 1
-    return f"atom {target.atom_names[atom]} of residue {number} ({target.residue_names[residue]}) of chain {chain + 1}"
+    return f"residue {number} ({target.residue_names[residue]}) of chain {chain + 1}"
 
 
 def _origin(already: bool) -> str:

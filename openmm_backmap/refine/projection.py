@@ -9,9 +9,9 @@ from scipy.sparse.linalg import splu
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.errors import ChemistryError
 from openmm_backmap.geometry.checks import mapped, once_per_target
+from openmm_backmap.units import GAS_CONSTANT
 
 _STEP_NM = 0.03
-_GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
 _DAMPING = 1e-9
 
 
@@ -108,7 +108,7 @@ def thermal_velocities(target: Target, positions: np.ndarray, pairs: np.ndarray,
     Drawn freely, then freed of what moves along constrained bonds, with masses as the metric: that is the
     distribution on the constrained phase space.
     """
-    scale = np.sqrt(_GAS_CONSTANT * temperature_K / target.masses)[:, None]
+    scale = np.sqrt(GAS_CONSTANT * temperature_K / target.masses)[:, None]
     velocities = rng.normal(size=(target.n_atoms, 3)) * scale
     if not len(pairs):
         return velocities

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from openmm_backmap.chemistry.system import create_system
+from openmm_backmap.chemistry.system import create_flexible_system
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.energy.restraints import add_bead_restraints
 
@@ -41,8 +39,7 @@ def refinement_system(target: Target, box: np.ndarray | None, beads: np.ndarray,
     """
     from openmm import NonbondedForce
 
-    flexible = replace(target, chemistry=replace(target.chemistry, constraints="none"))
-    system = create_system(flexible, box, hydrogen_mass=HYDROGEN_MASS)
+    system = create_flexible_system(target, box, hydrogen_mass=HYDROGEN_MASS)
     for group, force in enumerate(system.getForces()):
         force.setForceGroup(NONBONDED_GROUP if isinstance(force, NonbondedForce) else group)
     _stiffen(system, target)

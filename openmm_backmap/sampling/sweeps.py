@@ -14,11 +14,15 @@ import numpy as np
 import torch
 
 from openmm_backmap.environments.local import BeadSurroundings, Environment
-from openmm_backmap.geometry.checks import close_contacts, inverted_centres, pierced_rings, ring_planarity, rings
+from openmm_backmap.geometry.checks import (
+    FOLDED_NM,
+    close_contacts,
+    inverted_centres,
+    pierced_rings,
+    ring_planarity,
+    rings,
+)
 from openmm_backmap.sampling.colouring import colour_beads
-
-#: thermal motion of polystyrene at 568 K takes ring atoms 0.016 nm out of plane at most; a folded ring is far beyond
-FOLDED_NM = 0.025
 
 Draw = Callable[[Environment], torch.Tensor]
 
@@ -64,9 +68,7 @@ class _Sweep:
         target = around.tables.target
         self.positions = around.centre[around.tables.bead_of_atom].clone()
         self.placed = torch.zeros(target.n_beads, dtype=torch.bool, device=self.positions.device)
-        index = around.index.clamp(min=0)
-        separation = (around.centre[index] + around.shift - around.centre[:, None]).norm(dim=-1)
-        self.neighbour, self.distance = around.index.cpu().numpy(), separation.cpu().numpy()
+        self.neighbour, self.distance = around.neighbours()
 
     def run_pass(self, k: int, n_passes: int, progress) -> None:
         colour = colour_beads(self.neighbour, self.distance, self.settings.reach_nm, self.rng)

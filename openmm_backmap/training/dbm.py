@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from openmm_backmap.chemistry import Target
 from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.environments.voxel_channels import Channels, with_default
 from openmm_backmap.environments.voxels import turned
@@ -22,6 +23,7 @@ from openmm_backmap.errors import InputError
 from openmm_backmap.generators.dbm.generator import DBMGenerator
 from openmm_backmap.generators.dbm.network import DBMCritic, DBMNetwork, precision
 from openmm_backmap.generators.dbm.placing import Scene, place
+from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset
 from openmm_backmap.training.dbm_data import Batch, SnapshotBatches, load_energies, system_energies
 from openmm_backmap.training.dbm_losses import (
@@ -54,18 +56,20 @@ class DBMTrainer:
     energies : sequence of TorchEnergy, optional
         One for each system of ``dataset``, where a prior needs them; by default read from ``settings.energies``,
         or else those that the data set holds, or else made by OpenMM.
+    start : ModelFile, optional
+        Begin with the generator of this model; its channels are taken where ``settings`` name none.
     """
 
-    settings_type, loss_unit = DBMTraining, "angstrom"
+    settings_type, loss_unit, starts = DBMTraining, "angstrom", True
 
     def __init__(self, dataset: Dataset, validation: Dataset, settings: DBMTraining, device: str = "cpu",
-                 energies: Sequence[TorchEnergy] | None = None):
+                 energies: Sequence[TorchEnergy] | None = None, start: ModelFile | None = None):
         self.settings, self.chemistry = settings, dataset.chemistry
         self.ranks = Ranks.from_environment(device)
         self.device = self.ranks.device(device)
         if settings.beads % self.ranks.world:
             raise InputError(f"beads is {settings.beads}, not a multiple of the {self.ranks.world} processes")
-        self.channels: Channels = with_default(settings.channels, [system.target for system in dataset.systems])
+        self.channels = self._channels([system.target for system in dataset.systems], start)
         hyper = settings.network
         make = lambda data, energies, share: SnapshotBatches(  # noqa: E731
             data, self.channels, hyper.grid, hyper.order, self.device, energies, settings.seed, share)
@@ -85,6 +89,16 @@ class DBMTrainer:
         self.history: list[tuple[int, float, float]] = []
         #: (step, parts of the loss since the record before, and divergences on the held-out snapshots, bits)
         self.records: list[tuple[int, dict[str, float]]] = []
+        if start is not None:
+            self._start_from(start)
+
+    def _channels(self, targets: Sequence[Target], start: ModelFile | None) -> Channels:
+        if start is None or self.settings.channels:
+            return with_default(self.settings.channels, targets)
+        channels = Channels.from_dict(start.hyperparameters.get("channels"), f"{start.name}: channels")
+        for target in targets:
+            channels.check(target)
+        return channels
 
     def _energies(self, dataset: Dataset, given: Sequence[TorchEnergy] | None) -> Sequence[TorchEnergy] | None:
         if self.settings.prior == "none" or self.settings.steps <= self.settings.warm_steps:
@@ -95,6 +109,14 @@ class DBMTrainer:
         if [e.n_atoms for e in found] != [system.target.n_atoms for system in dataset.systems]:
             raise InputError(f"{self.settings.energies or 'energies'}: not of the systems of this data set")
         return found
+
+    def _start_from(self, start: ModelFile) -> None:
+        given = DBMGenerator.from_model(start, self.device)
+        if (given.network.hyper, given.channels) != (self.settings.network, self.channels):
+            raise InputError(f"{start.name}: its network or its channels are not those of this training: give the same "
+                             "'network:' settings, and no 'channels:'")
+        for network in (self.network, self.average):
+            network.load_state_dict(given.network.state_dict())
 
     @property
     def writes(self) -> bool:

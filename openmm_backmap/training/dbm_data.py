@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from openmm_backmap.environments.voxel_sequences import Sequences, atom_sequence
 from openmm_backmap.environments.voxels import VoxelEnvironment, VoxelGrid, VoxelSurroundings, VoxelTables
 from openmm_backmap.errors import InputError, MissingDependencyError
 from openmm_backmap.generators.dbm.energies import BeadEnergies, Placement, flexible_energy
+from openmm_backmap.io.writers import replacing
 from openmm_backmap.training.dataset import Dataset, with_settled_labels
 from openmm_backmap.training.energies import energies_from_arrays, energies_to_arrays
 
@@ -186,12 +186,8 @@ def system_energies(dataset: Dataset) -> tuple[TorchEnergy, ...]:
 def save_energies(energies: Sequence[TorchEnergy], path: str | Path) -> None:
     """Write energies as plain arrays (.npz): a machine that trains needs no OpenMM then."""
     header, arrays = energies_to_arrays(energies)
-    part = Path(path).with_name(f".{Path(path).name}.part.npz")
-    try:
-        np.savez_compressed(part, header=np.array(json.dumps(header)), **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path, overwrite=True) as part, part.open("wb") as file:
+        np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
 
 
 def load_energies(path: str | Path) -> tuple[TorchEnergy, ...]:

@@ -15,6 +15,7 @@ from openmm_backmap.geometry.internal import (
     dihedral_angles,
     dihedrals_of,
 )
+from openmm_backmap.statistics import jensen_shannon
 from openmm_backmap.training.dbm_data import Batch
 
 _KINDS = {
@@ -55,11 +56,3 @@ class Comparison:
         found = {kind: [jensen_shannon(*counts) for (k, _), counts in self.counts.items() if k == kind]
                  for kind in _KINDS}
         return {kind: float(np.mean(values)) for kind, values in found.items() if values}
-
-
-def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
-    """Jensen-Shannon divergence of two histograms (n_bins,), bits."""
-    p, q = p / p.sum(), q / q.sum()
-    mean = (p + q) / 2
-    parts = [(x[x > 0] * np.log2(x[x > 0] / mean[x > 0])).sum() for x in (p, q)]
-    return float(sum(parts) / 2)

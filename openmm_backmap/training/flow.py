@@ -15,6 +15,7 @@ from openmm_backmap.environments.local import BeadSurroundings, Environment, Tar
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.flow.generator import BaseDistribution, FlowGenerator
 from openmm_backmap.generators.flow.network import SCALE, FlowHyperparameters, FlowNetwork
+from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset, with_settled_labels
 
 
@@ -145,11 +146,15 @@ class _Batches:
 
 
 class FlowTrainer:
-    """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`."""
+    """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`.
 
-    settings_type, loss_unit = FlowTraining, "angstrom^2"
+    ``start`` is a model to begin with, of the same network and chemistry.
+    """
 
-    def __init__(self, dataset: Dataset, validation: Dataset, settings: FlowTraining, device: str = "cpu"):
+    settings_type, loss_unit, starts = FlowTraining, "angstrom^2", True
+
+    def __init__(self, dataset: Dataset, validation: Dataset, settings: FlowTraining, device: str = "cpu",
+                 start: ModelFile | None = None):
         self.settings, self.device, self.chemistry = settings, device, dataset.chemistry
         self.vocabulary = _vocabulary(dataset)
         unknown = set(_vocabulary(validation).slots) - set(self.vocabulary.slots)
@@ -168,6 +173,17 @@ class FlowTrainer:
         self.seed = torch.Generator().manual_seed(settings.seed)
         self.step = 0
         self.history: list[tuple[int, float, float]] = []
+        if start is not None:
+            self._start_from(start)
+
+    def _start_from(self, model: ModelFile) -> None:
+        given = FlowGenerator.from_model(model, self.device)
+        if (given.network.hyper, given.vocabulary) != (self.settings.network, self.vocabulary):
+            raise InputError(f"{model.name}: its network, or the atoms it knows, are not those of this training: "
+                             "give the same 'network:' settings and chemistry")
+        for network in (self.network, self.average):
+            network.load_state_dict(given.network.state_dict())
+        self.base = given.base
 
     def train(self, until: int | None = None, deadline: float | None = None, report: Callable | None = None,
               every: int = 500) -> None:

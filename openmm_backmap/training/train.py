@@ -20,7 +20,7 @@ import torch
 from openmm_backmap.errors import InputError, UnknownNameError
 from openmm_backmap.generators.base import FAMILIES, Progress, pick_device
 from openmm_backmap.io.writers import check_output
-from openmm_backmap.model_file import save_model
+from openmm_backmap.model_file import ModelFile, load_model, save_model
 from openmm_backmap.registry import Registry
 from openmm_backmap.training.curve import curve, plot_curve, write_curve
 from openmm_backmap.training.dataset import Dataset
@@ -44,7 +44,7 @@ class Trainer(Protocol):
     ``settings_type`` is a frozen dataclass with ``steps``, ``seed`` and ``from_dict(content, where)``; ``loss_unit`` is
     for messages. ``history`` holds (step, loss, loss on the held-out snapshots). A trainer may have ``records``, of
     (step, values by name), for the training curve; and ``writes``, if several processes may train together: it is True
-    in the one that writes files.
+    in the one that writes files; and ``starts = True``, if it takes ``start=model_file`` to begin with.
     """
 
     settings_type: type
@@ -68,7 +68,8 @@ class Trainer(Protocol):
 def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path], out: str | Path, *,
                      chemistry: str | Sequence[str] = "sps", settings_file: str | Path | None = None,
                      seed: int | None = None, minutes: float | None = None, device: str | None = None,
-                     resume: bool = False, progress: Progress | None = None) -> Path:
+                     resume: bool = False, start: str | Path | None = None,
+                     progress: Progress | None = None) -> Path:
     """Train a model and write it, its card and its training curve.
 
     Parameters
@@ -92,13 +93,15 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     device : str, optional
     resume : bool
         Continue from the checkpoint beside ``out``.
+    start : str or path, optional
+        Shipped name or file of a model of the same family and network, whose weights to begin with.
     progress : callable, optional
 
     Raises
     ------
     InputError
         No snapshots, shared snapshots, several chemistries for a family that takes one, unknown settings, a checkpoint
-        of another run or of other data.
+        of another run or of other data, a model to start from that does not fit.
     UnknownNameError
         No such family.
     """
@@ -112,15 +115,17 @@ def train_from_files(data: Sequence[str | Path], validation: Sequence[str | Path
     dataset, held_out = read_snapshots(train_files, names, progress), read_snapshots(held_files, names, progress)
     check_all_used(dataset, names, train_files)
     _check_family(family, dataset)
-    trainer: Trainer = TRAINERS.get(family)(dataset, held_out, settings, device)
-    data_hash = _hash(dataset, held_out)
+    started = {} if start is None else {"start": _model_to_start(family, start)}
+    trainer: Trainer = TRAINERS.get(family)(dataset, held_out, settings, device, **started)
+    start_hash = started["start"].sha256 if started else ""
+    data_hash = _hash(dataset, held_out) + start_hash
     checkpoint = out.with_suffix(".checkpoint")
     if resume and checkpoint.exists():
         _load_checkpoint(trainer, checkpoint, data_hash)
     elif checkpoint.exists():
         raise InputError(f"{checkpoint} is there: continue it with --resume, or remove it")
     seconds = _run(trainer, checkpoint, data_hash, minutes, progress)
-    provenance = _provenance(trainer, dataset, held_out, train_files, seconds)
+    provenance = {**_provenance(trainer, dataset, held_out, train_files, seconds), "start_sha256": start_hash}
     if getattr(trainer, "writes", True):  # of several processes that train together, one
         save_model(trainer.generator().to_model(dataset.chemistry, provenance), out)
         out.with_suffix(".md").write_text(_card(out.stem, family, trainer.loss_unit, provenance))
@@ -174,6 +179,15 @@ def _check_family(family: str, dataset: Dataset) -> None:
                          "torchrun out")
 
 
+def _model_to_start(family: str, start: str | Path) -> ModelFile:
+    model = load_model(start)
+    if model.family != family:
+        raise InputError(f"{start}: a model of the family {model.family}, and the settings are of {family}")
+    if not getattr(TRAINERS.get(family), "starts", False):
+        raise InputError(f"the family {family} has no weights to begin with: leave --start {start} out")
+    return model
+
+
 def _hash(*datasets: Dataset) -> str:
     digest = hashlib.sha256()
     for system in (system for dataset in datasets for system in dataset.systems):
@@ -224,8 +238,8 @@ def _load_checkpoint(trainer: Trainer, checkpoint: Path, data_hash: str) -> None
         raise InputError(f"{checkpoint}: not a checkpoint of this training, or damaged ({type(error).__name__}); "
                          "remove it to start afresh") from None
     if found != data_hash:
-        raise InputError(f"{checkpoint}: was written with other snapshots, of training or of validation; use another "
-                         "output or the same snapshots")
+        raise InputError(f"{checkpoint}: was written with other snapshots, of training or of validation, or begun with "
+                         "another model; use another output or the same ones")
 
 
 def _provenance(trainer: Trainer, dataset: Dataset, held_out: Dataset, files: list[Path], seconds: float) -> dict:
@@ -243,12 +257,14 @@ def _card(name: str, family: str, loss_unit: str, provenance: dict) -> str:
     chemistries = ", ".join(f"`{chemistry}`" for chemistry in provenance["chemistries"])
     word = "chemistry" if len(provenance["chemistries"]) == 1 else "chemistries"
     step, loss, held = provenance["history"][-1]
+    started = provenance["start_sha256"]
+    started = f"\nBegun with the weights of a model whose file has the SHA-256 {started[:16]}." if started else ""
     return f"""# {name}
 
 Family `{family}`, {word} {chemistries}. Trained on {provenance['snapshots']} snapshots
 ({provenance['beads']} beads; SHA-256 of the positions {provenance['data_sha256'][:16]}),
 {provenance['held_out_snapshots']} held out. {step} steps on {provenance['device']} ({provenance['machine']}, torch
-{provenance['torch']}); loss {loss:.4f}, held out {held:.4f} ({loss_unit}).
+{provenance['torch']}); loss {loss:.4f}, held out {held:.4f} ({loss_unit}).{started}
 
 Settings:
 ```yaml

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from openmm_backmap.analysis.ensemble import Ensemble
-from openmm_backmap.analysis.evaluation.inputs import Inputs, bead_topology
+from openmm_backmap.analysis.evaluation.inputs import HELD_OUT, PAIRED, REFERENCE, Inputs, bead_topology
 from openmm_backmap.analysis.kept import load_arrays, save_arrays
 from openmm_backmap.chemistry import Chemistry, build_target, load_chemistry
 from openmm_backmap.errors import ChemistryError, InputError, RefinementError
@@ -22,7 +22,6 @@ from openmm_backmap.refine.report import MODES
 
 Progress = Callable[[str, int, int], None]
 _SEEDS = 2**31 - 2
-_TAKEN = ("reference", "held out", "paired")
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,13 @@ def choose(models: Sequence[str | Path], chemistry: str | Path | None,
     UnknownNameError
         No such model or chemistry.
     """
-    from openmm_backmap.generators.base import FAMILIES, default_refine, find_model
-    from openmm_backmap.model_file import shipped_models
+    from openmm_backmap.generators.base import default_refine, find_model, takes_chemistry
 
     own, choices = None, []
     for word in models:
         label, rest = split_label(word)
         name, level = _split_refine(rest)
-        needs = name in FAMILIES.names() and name not in shipped_models()
+        needs = takes_chemistry(name)
         found = find_model(name, chemistry if needs else None)
         own = own or found.chemistry
         stem = Path(name).stem if Path(name).is_file() else name
@@ -153,7 +151,7 @@ def _split_refine(text: str) -> tuple[str, str | None]:
 
 def check_labels(labels: Sequence[str]) -> None:
     """Refuse labels that are taken, or cannot be told apart as names of files."""
-    seen = {slug(name) for name in _TAKEN}
+    seen = {slug(name) for name in (REFERENCE, HELD_OUT, PAIRED)}
     for label in labels:
         if slug(label) in seen or not slug(label):
             raise InputError(f"{label!r} is taken or no name: give this one another, as LABEL={label}")

@@ -11,7 +11,7 @@ from openmm_backmap.analysis import page
 from openmm_backmap.analysis.describe import WINDOWS, Description
 from openmm_backmap.analysis.energies import ENERGIES
 from openmm_backmap.analysis.evaluation.judging import NotDone
-from openmm_backmap.analysis.evaluation.results import FLOOR, Evaluation, Judged, Quantity, summary_table
+from openmm_backmap.analysis.evaluation.results import FLOOR, HEADLINE, Evaluation, Judged, Quantity, summary_table
 from openmm_backmap.analysis.radial import radial_distribution
 from openmm_backmap.analysis.relaxation import Relaxation
 
@@ -252,10 +252,10 @@ def _relaxation(evaluation: Evaluation) -> Figure:
     return drawn
 
 
-def summary_figure(evaluation: Evaluation, quantities: tuple[str, ...]) -> Figure:
+def summary_figure(evaluation: Evaluation) -> Figure:
     """The headline numbers as multiples of the floor."""
     table = summary_table(evaluation)
-    wanted: list[Quantity] = [q for q in table.quantities if q.key in quantities and table.rows[0][1].get(q.key)]
+    wanted: list[Quantity] = [q for q in table.quantities if q.key in HEADLINE and table.rows[0][1].get(q.key)]
     drawn = page.figure(9, 3.2)
     axes = drawn.add_subplot()
     width = 0.8 / max(len(evaluation.judged), 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.geometry.periodic import minimum_image
 from openmm_backmap.io.atomistic import AtomFrames, find_files, open_atoms
+from openmm_backmap.io.frames import stacked_boxes
 from openmm_backmap.io.readers import TRAJECTORIES, open_cg
 
+# Labels that are not for models.
+REFERENCE, HELD_OUT, PAIRED = "reference", "held out", "paired"
 # Beads that agree with an atomistic structure to this are taken to be its own: files round to 0.001 nm, and the beads
 # of two frames of a melt differ by far more.
 _SAME_NM = 0.005
@@ -115,10 +118,10 @@ def read_inputs(chemistry: Chemistry, reference: Sequence, held_out: Sequence = 
             raise InputError(f"the number of frames is {n_frames}; at least 1 is needed")
         frames = frames.take(np.unique(np.linspace(0, len(frames) - 1, n_frames).round().astype(int)))
     reference_of, held_of = _pairs(target, frames, opened, held)
-    reference_ensemble = _ensemble("reference", opened, reference_of)
-    held_ensemble = None if held is None else _ensemble("held out", replace(held, target=target), held_of)
-    hashes = {"reference": _hashes(opened.files), "held_out": _hashes(held.files) if held else [],
-              "cg": _hashes(find_files(cg)) if cg else []}
+    reference_ensemble = _ensemble(REFERENCE, opened, reference_of)
+    held_ensemble = None if held is None else _ensemble(HELD_OUT, replace(held, target=target), held_of)
+    hashes = {"reference": file_hashes(opened.files), "held_out": file_hashes(held.files) if held else [],
+              "cg": file_hashes(find_files(cg)) if cg else []}
     return Inputs(target, reference_ensemble, held_ensemble, frames,
                   _paired(reference_ensemble, held_ensemble, len(frames)), hashes)
 
@@ -177,14 +180,7 @@ def _read_cg(chemistry: Chemistry, target: Target, paths: Sequence, topology, al
             beads.append(whole_beads(target, frame.positions[match.bead_index], frame.box))
             boxes.append(frame.box)
             names.append(file.name if source.n_frames == 1 else f"{file.name}, frame {k}")
-    return Frames(np.array(beads), _all_or_none(boxes, names), tuple(names))
-
-
-def _all_or_none(boxes: list, names: list[str]) -> np.ndarray | None:
-    lacking = [box is None for box in boxes]
-    if any(lacking) and not all(lacking):
-        raise InputError(f"{names[lacking.index(True)]}: no periodic box, while other frames have one")
-    return None if any(lacking) else np.array(boxes)
+    return Frames(np.array(beads), stacked_boxes(boxes, names), tuple(names))
 
 
 def _mapped_frames(opened: AtomFrames) -> Frames:
@@ -199,9 +195,9 @@ def _check_apart(opened: AtomFrames, held: AtomFrames | None) -> None:
         return
     if held.target.chains != opened.target.chains:
         raise InputError(f"{held.files[0]}: holds another system than the reference {opened.files[0]}")
-    shared = set(_hashes(opened.files)) & set(_hashes(held.files))
+    shared = set(file_hashes(opened.files)) & set(file_hashes(held.files))
     if shared:
-        file = next(f for f in held.files if _hashes([f])[0] in shared)
+        file = next(f for f in held.files if file_hashes([f])[0] in shared)
         raise InputError(f"{file}: both reference and held out; the held-out structures must be others")
 
 
@@ -237,12 +233,17 @@ def _paired(reference: Ensemble, held: Ensemble | None, n_frames: int) -> Ensemb
     order = np.argsort(np.concatenate([part.frame for part in parts]), kind="stable")
     joined = [np.concatenate([getattr(part, name) for part in parts])[order] for name in ("positions", "frame")]
     boxes = None if parts[0].boxes is None else np.concatenate([part.boxes for part in parts])[order]
-    return Ensemble("paired", parts[0].target, joined[0], boxes, joined[1])
+    return Ensemble(PAIRED, parts[0].target, joined[0], boxes, joined[1])
 
 
 def _ensemble(name: str, opened: AtomFrames, frame: np.ndarray) -> Ensemble:
     return Ensemble(name, opened.target, opened.positions, opened.boxes, frame)
 
 
-def _hashes(files: Iterator[Path] | Sequence[Path]) -> list[str]:
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in dict.fromkeys(files)]
+def file_hashes(files: Iterable[Path]) -> list[str]:
+    """SHA-256 of each file, once."""
+    found = []
+    for path in dict.fromkeys(files):
+        with open(path, "rb") as file:
+            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return found

@@ -12,13 +12,13 @@ import numpy as np
 
 from openmm_backmap.analysis.ensemble import Ensemble
 from openmm_backmap.analysis.evaluation.draws import slug
+from openmm_backmap.analysis.evaluation.inputs import HELD_OUT, PAIRED, REFERENCE
 from openmm_backmap.analysis.kept import keep, kept, load_arrays, save_arrays
 from openmm_backmap.analysis.relaxation import RelaxSettings, relax
 from openmm_backmap.chemistry import Target, build_target, parse_chemistry
 from openmm_backmap.errors import InputError
 
 Progress = Callable[[str, int, int], None]
-REFERENCE, HELD_OUT, PAIRED = "reference", "held out", "paired"
 # The long ones first, so that none is left alone at the end.
 _ORDER = ("relaxation", "landscape", "two_sample", "description", "diversity")
 

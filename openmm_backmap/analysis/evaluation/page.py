@@ -17,7 +17,6 @@ from openmm_backmap.analysis.relaxation import Relaxation, verdicts
 from openmm_backmap.io.writers import replacing
 
 Progress = Callable[[str, int, int], None]
-_BARS = ("angle_mean", "dihedral_mean", "lennard_jones_energy", "radial", "psi")
 _WORST = 12
 _MOST_VIEWS = 7
 _MOST_FAILURES = 10
@@ -128,7 +127,7 @@ def _plain_words(evaluation: Evaluation) -> str:
 def _bars(evaluation: Evaluation, folder: Path) -> list[str]:
     if all(judged.comparison is None for judged in evaluation.judged):
         return []
-    return [_kept_image(summary_figure(evaluation, _BARS), "summary", "The headline divergences as multiples of the "
+    return [_kept_image(summary_figure(evaluation), "summary", "The headline divergences as multiples of the "
                         "floor, logarithmic.", folder)]
 
 

@@ -130,6 +130,10 @@ QUANTITIES = (
 )
 
 
+#: keys of the divergences that are shown as multiples of the floor
+HEADLINE = ("angle_mean", "dihedral_mean", "lennard_jones_energy", "radial", "psi")
+
+
 def numbers(judged: Judged, evaluation: Evaluation) -> dict[str, float]:
     """Every number about one ensemble that a table may show, by key.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from openmm_backmap.chemistry import Target, create_system
+from openmm_backmap.chemistry import Target, create_flexible_system
 from openmm_backmap.energy.kinds import kind_of_force
 from openmm_backmap.energy.platforms import best_platform
 from openmm_backmap.energy.restraints import add_bead_restraints, move_bead_restraints
@@ -87,8 +87,7 @@ class _Ready:
 
     def __init__(self, target: Target, box: np.ndarray | None, platform: str | None, restraint_k: float):
         self.target, self.periodic = target, box is not None
-        flexible = replace(target, chemistry=replace(target.chemistry, constraints="none"))
-        system = create_system(flexible, box)
+        system = create_flexible_system(target, box)
         self._group: dict[str, int] = {}
         for force in system.getForces():
             force.setForceGroup(self._group.setdefault(kind_of_force(force) or force.getName(), len(self._group)))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from openmm_backmap.chemistry import Target
 from openmm_backmap.chemistry.placement import Placement
+from openmm_backmap.chemistry.target import normalised_rows
 from openmm_backmap.errors import ChemistryError
 from openmm_backmap.generators.baselines.chains import Copies, copied, distinct_chains
 from openmm_backmap.geometry.checks import once_per_target
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # Good enough to start from: minimisation makes lengths and angles right.
 _BOND_NM, _BOND_TO_HYDROGEN_NM = 0.14, 0.11
@@ -61,13 +65,9 @@ def rules_of(target: Target) -> Rules:
                 found = rows.get((section, monomer.name, k))
                 if found:
                     steps.append((rule.kind, *(np.concatenate(part) for part in zip(*found))))
-    return Rules(_normalised(target, weights), tuple(steps), *_local_geometry(target))
-
-
-def _normalised(target: Target, weights) -> sparse.csr_array:
     atom, bead, weight = (np.concatenate(part) for part in zip(*weights))
-    means = sparse.csr_array((weight, (atom, bead)), shape=(target.n_atoms, target.n_beads))
-    return sparse.csr_array(sparse.diags_array(1.0 / means.sum(axis=1)) @ means)
+    means = normalised_rows(weight, atom, bead, (target.n_atoms, target.n_beads))
+    return Rules(means, tuple(steps), *_local_geometry(target))
 
 
 def _local_geometry(target: Target) -> tuple[np.ndarray, np.ndarray]:

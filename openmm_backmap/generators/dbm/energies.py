@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,18 +16,17 @@ from openmm_backmap.energy.neighbours import minimum_image, pairs_within
 from openmm_backmap.energy.nonbonded import ONE_4PI_EPS0, Nonbonded, lennard_jones
 from openmm_backmap.energy.terms import KINDS, distances
 from openmm_backmap.environments.voxels import VoxelTables
+from openmm_backmap.units import GAS_CONSTANT
 
 #: no atom lies farther from its bead; neighbours are looked for accordingly
 REACH_NM = 0.6
-GAS_CONSTANT = 8.314462618e-3
 
 
 def flexible_energy(target: Target, box) -> TorchEnergy:
     """The force field of ``target`` with bonds that carry energy: constraints would leave lengths unjudged."""
-    from openmm_backmap.chemistry.system import create_system
+    from openmm_backmap.chemistry.system import create_flexible_system
 
-    chemistry = replace(target.chemistry, constraints="none")
-    return TorchEnergy.from_system(create_system(replace(target, chemistry=chemistry), box))
+    return TorchEnergy.from_system(create_flexible_system(target, box))
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,9 @@ class BeadEnergies:
         # Images nearest to the bead are nearest to its atoms too, unless the box is narrow.
         self._narrow = box is not None and np.diag(box).min() < 2 * (self.cutoff + REACH_NM)
 
-    @cached_property
-    def _column(self) -> torch.Tensor:
-        atoms = self.tables.base.atoms_of_bead
-        bead, place = torch.nonzero(atoms >= 0, as_tuple=True)
-        column = torch.empty(self.tables.target.n_atoms, dtype=torch.long, device=atoms.device)
-        column[atoms[bead, place]] = place
-        return column
-
     def _incidence(self, atoms: torch.Tensor) -> _Incidence:
-        return _Incidence.of(atoms, self.tables.base.bead_of_atom, self._column, self.tables.target.n_beads)
+        base = self.tables.base
+        return _Incidence.of(atoms, base.bead_of_atom, base.column_of_atom, self.tables.target.n_beads)
 
     @cached_property
     def _bonded(self) -> list[_Incidence]:

@@ -81,9 +81,7 @@ class DBMSweep:
         self.sequences: Sequences = atom_sequences(self.tables, network.hyper.order, rng)
         self.positions = around.centre[self.tables.base.bead_of_atom].clone()
         self.there = torch.zeros(self.target.n_atoms, dtype=torch.bool, device=device)
-        index = around.index.clamp(min=0)
-        separation = (around.centre[index] + around.shift - around.centre[:, None]).norm(dim=-1)
-        self.neighbour, self.distance = around.index.cpu().numpy(), separation.cpu().numpy()
+        self.neighbour, self.distance = around.neighbours()
         self.temperature_K = sampling.temperature_K or self.target.chemistry.temperature_K
 
     def run(self, progress=None) -> torch.Tensor:
