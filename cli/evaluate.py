@@ -34,6 +34,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--frames", type=click.IntRange(1), help="Backmap at most so many frames, spread evenly. [default: all]")
 @click.option("--refine", type=click.Choice(["none", "minimize", "equilibrate"]),
               help="For models that do not say it after @. [default: what suits the model]")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), metavar="K",
+              help="Of refinement and of --relax. [default: that of the chemistry]")
 @click.option("--relax", type=click.FloatRange(0.4), metavar="PS",
               help="Also run molecular dynamics for so many ps from the first structure of each, and tell when its "
                    "energy is the reference's.")
@@ -72,8 +74,8 @@ def evaluate(**options: Any) -> int:
                 options["reference"], options["models"], out=options["out"], held_out=options["held_out"],
                 cg=options["cg"], structures=_structures(options["structures"]), chemistry=options["chemistry"],
                 n_samples=options["samples"], n_frames=options["frames"], refine=options["refine"],
-                seed=options["seed"], relax_ps=options["relax"], topology=options["topology"],
-                cg_topology=options["cg_topology"], aliases=options["aliases"],
+                seed=options["seed"], temperature=options["temperature"], relax_ps=options["relax"],
+                topology=options["topology"], cg_topology=options["cg_topology"], aliases=options["aliases"],
                 workers=options["workers"] or default_workers(), platform=options["platform"],
                 device=options["device"], progress=bars)
     except KeyboardInterrupt:

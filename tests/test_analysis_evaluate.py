@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from openmm.unit import kelvin
 from scipy.spatial.transform import Rotation
 from small_systems import BOX, small_positions
 from toy_generator import ToyGenerator, conformation, toy_target, write_gro
@@ -338,11 +339,12 @@ def test_draws_that_fail_are_recorded_and_the_rest_is_done(files, toy_model, tmp
 
 def test_dynamics_are_told_of(files, toy_model, tmp_path, quick):
     # Built chains, not equilibrated: dynamics start from them, and their energies are what they are.
-    found = run(files, tmp_path / "out", toy_model, relax_ps=0.4, n_frames=1, platform="CPU")
+    found = run(files, tmp_path / "out", toy_model, relax_ps=0.4, temperature=450 * kelvin, n_frames=1, platform="CPU")
     assert found.start.energies.shape == (1, 5)
     assert isinstance(found.band, Band) or found.start.failures[0]
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores["relaxation"]["settings"]["length_ps"] == 0.4
+    assert scores["relaxation"]["settings"]["temperature_K"] == 450
     assert scores["judged"][1]["relaxation"]["times_ps"] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
     names = [name for name, _, _ in evaluation_figures._others(found)]
     assert names == ["relaxation"]

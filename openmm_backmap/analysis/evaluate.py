@@ -28,6 +28,7 @@ from openmm_backmap.chemistry import Chemistry, parse_aliases
 from openmm_backmap.errors import InputError
 from openmm_backmap.io.atomistic import find_files
 from openmm_backmap.io.writers import replacing
+from openmm_backmap.units import to_kelvin
 
 Progress = Callable[[str, int, int], None]
 _LIBRARIES = ("openmm", "torch", "numpy", "scipy", "scikit-learn", "dscribe")
@@ -37,7 +38,8 @@ def evaluate(reference: Sequence[str | Path], models: Sequence[str | Path] = (),
              held_out: Sequence[str | Path] = (), cg: Sequence[str | Path] = (),
              structures: Mapping[str, Sequence[str | Path]] | None = None, chemistry: str | Path | None = None,
              n_samples: int = 1, n_frames: int | None = None, refine: str | None = None, seed: int = 1,
-             relax_ps: float | None = None, topology: str | Path | None = None, cg_topology: str | Path | None = None,
+             temperature=None, relax_ps: float | None = None,
+             topology: str | Path | None = None, cg_topology: str | Path | None = None,
              aliases: Sequence[str] = (), workers: int = 1, platform: str | None = None,
              device: str | None = None, progress: Progress | None = None) -> Evaluation:
     """Backmap with one or several models, and compare what comes out with an atomistic reference.
@@ -70,6 +72,8 @@ def evaluate(reference: Sequence[str | Path], models: Sequence[str | Path] = (),
         Each model's own default without it.
     seed : int
         Every draw has a seed of its own that follows from this one, whatever the number of workers.
+    temperature : float or Quantity, K, optional
+        Of refinement and dynamics; that of the chemistry without it.
     relax_ps : float, optional
         Also run dynamics for so long from the first structure of each.
     topology, cg_topology : path, optional
@@ -104,8 +108,10 @@ def evaluate(reference: Sequence[str | Path], models: Sequence[str | Path] = (),
              for label, paths in (structures or {}).items()}
     for choice in choices:
         draws.check_model(choice, inputs)
-    job = _Job(Path(out), inputs, choices, given, seed, n_samples, RelaxSettings(length_ps=relax_ps, seed=seed)
-               if relax_ps else None, workers, platform, device, progress)
+    kelvin = None if temperature is None else to_kelvin(temperature)
+    relaxation = RelaxSettings(length_ps=relax_ps, seed=seed, temperature_K=kelvin) if relax_ps else None
+    job = _Job(Path(out), inputs, choices, given, seed, n_samples, relaxation, kelvin, workers, platform, device,
+               progress)
     settings = _settings(job, known, structures or {})
     claim(job.out, settings)
     return job.run(settings)
@@ -117,7 +123,7 @@ def _settings(job: _Job, chemistry: Chemistry, structures: Mapping[str, Sequence
     return {
         "openmm_backmap": __version__, "chemistry": chemistry.name, "chemistry_sha256": digest,
         "files": job.inputs.hashes, "frames": list(job.inputs.frames.names), "n_samples": job.n_samples,
-        "seed": job.seed,
+        "seed": job.seed, "temperature_K": job.temperature_K,
         "models": {c.label: {key: value for key, value in asdict(c).items() if key != "label"} for c in job.choices},
         "structures": {label: file_hashes(find_files(paths)) for label, paths in structures.items()}}
 
@@ -135,7 +141,7 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     if record.exists():
         try:
             found = json.loads(record.read_text())
-            other = [key for key in settings if key not in ("models", "structures") and found[key] != settings[key]]
+            other = [key for key in settings if key not in ("models", "structures") and found.get(key) != settings[key]]
             for key in ("models", "structures"):
                 other += [f"{key}: {label}" for label, value in settings[key].items()
                           if found[key].get(label, value) != value]
@@ -163,6 +169,7 @@ class _Job:
     seed: int
     n_samples: int
     relax_settings: RelaxSettings | None
+    temperature_K: float | None
     workers: int
     platform: str | None
     device: str | None
@@ -185,7 +192,8 @@ class _Job:
         frames = self.out / "frames.npz"
         draws.save_frames(self.inputs, frames)
         tasks = draws.draw_tasks(self.choices, self.inputs, self.out / "draws", frames, n_samples=self.n_samples,
-                                 seed=self.seed, platform=self.platform, device=self.device)
+                                 seed=self.seed, temperature_K=self.temperature_K, platform=self.platform,
+                                 device=self.device)
         run_tasks(draws.draw, [task for task in tasks if not task.file.exists()], self.workers, "backmapping",
                   self.progress)
         return {choice.label: draws.collect(choice, tasks, self.inputs) for choice in self.choices}

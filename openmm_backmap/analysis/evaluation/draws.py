@@ -85,6 +85,7 @@ class DrawTask:
     frame: int
     draw: int
     seed: int
+    temperature_K: float | None
     platform: str | None
     device: str | None
 
@@ -175,7 +176,7 @@ def check_model(choice: Choice, inputs: Inputs) -> None:
 
 
 def draw_tasks(choices: Sequence[Choice], inputs: Inputs, folder: Path, frames: Path, *, n_samples: int, seed: int,
-               platform: str | None, device: str | None) -> list[DrawTask]:
+               temperature_K: float | None, platform: str | None, device: str | None) -> list[DrawTask]:
     """All draws, frame by frame; each has a seed of its own that depends on nothing but its label and place."""
     tasks = []
     for draw in range(n_samples):
@@ -184,7 +185,7 @@ def draw_tasks(choices: Sequence[Choice], inputs: Inputs, folder: Path, frames: 
                 key = (zlib.crc32(choice.label.encode()), frame, draw)
                 own = int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0] % _SEEDS)
                 file = folder / slug(choice.label) / f"frame_{frame + 1:04d}_draw_{draw + 1:03d}.npz"
-                tasks.append(DrawTask(file, frames, choice, frame, draw, own, platform, device))
+                tasks.append(DrawTask(file, frames, choice, frame, draw, own, temperature_K, platform, device))
     return tasks
 
 
@@ -205,7 +206,7 @@ def draw(task: DrawTask, progress: Progress | None = None) -> None:
     began = time.perf_counter()
     try:
         result = backmapper.backmap(topology, beads, box, seed=task.seed, refine=choice.refine,
-                                    progress=progress)
+                                    temperature=task.temperature_K, progress=progress)
     except RefinementError as error:
         save_arrays(task.file, error=str(error), seconds=time.perf_counter() - began)
         return
