@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except KeyboardInterrupt:
-        code = _say("interrupted; nothing was written", INTERRUPTED)
+        code = _say("interrupted; no output was written", INTERRUPTED)
     sys.exit(code)
 
 

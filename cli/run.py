@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from openmm_backmap.cli.outputs import Outputs, check_ending
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.cli.summary import summary
 from openmm_backmap.io.readers import open_cg
+from openmm_backmap.trajectory import KeptFrames
 
 ALSO = ("top", "system", "state", "report", "picture")
 _PATH = click.Path(path_type=Path, dir_okay=False)
@@ -54,6 +55,8 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--state", type=_PATH, help="Also write the OpenMM State (.xml) of the first atoms.")
 @click.option("--report", type=_PATH, help="Also write a report (.html) of the first frame.")
 @click.option("--picture", type=_PATH, help="Also write a picture (.png) of the first frame.")
+@click.option("--dask", metavar="SCHEDULER|local:N",
+              help="Spread the frames of a trajectory over the workers of a dask cluster, or over N processes here.")
 @click.option("--platform", help="OpenMM platform: CUDA, OpenCL, CPU, Reference. [default: the fastest that works]")
 @click.option("--device", help="Torch device: cuda or cpu. [default: cuda where there is one]")
 @click.option("--overwrite", is_flag=True, help="Replace output files that exist.")
@@ -67,12 +70,13 @@ def run(**options: Any) -> None:
       backmap-openmm cg.pdb --model sps -o aa.pdb
       backmap-openmm cg.gro -o aa.gro --top aa.top --report report.html
       backmap-openmm cg.gro -o four.pdb --samples 4 --seed 1
-      backmap-openmm cg.xtc --topology cg.gro -o aa.xtc --stride 10
+      backmap-openmm cg.xtc --topology cg.gro -o aa.xtc --stride 10 --dask local:4
       backmap-openmm cg.pdb -o aa.pdb --alias POL=PS1
       backmap-openmm cg.gro -o aa.gro --model geometric --chemistry sps
 
     Positions are drawn by the model, moved onto the beads, minimised and equilibrated by OpenMM with the beads
-    restrained. Outputs appear when all is done.
+    restrained. Outputs appear when all is done. A trajectory that was interrupted goes on when the same command is
+    given again.
     """
     if options["last"] is not None and options["last"] < options["first"]:
         raise click.BadParameter(f"--last {options['last']} comes before --first {options['first']}")
@@ -89,23 +93,51 @@ def _backmap(options: dict[str, Any], outputs: Outputs, bars: Bars) -> tuple[int
     last = source.n_frames - 1 if options["last"] is None else options["last"]
     n_frames = len(range(source.n_frames)[options["first"]:last + 1:options["stride"]])
     many = n_frames > 1
+    if options["dask"] and not many:
+        raise click.UsageError("--dask spreads the frames of a trajectory, and this is one frame: leave it out")
     structures = _numbered(options["output"], options["samples"]) if many else [options["output"]]
     check_ending(options["output"])
     for path in [*structures, *(options[key] for key in ALSO if options[key])]:
         outputs.add(path)
     backmapper = Backmapper(options["model"], options["chemistry"], platform=options["platform"],
                             device=options["device"])
-    frames = backmapper.frames(
-        source, first=options["first"], last=options["last"], stride=options["stride"], n_samples=options["samples"],
-        seed=options["seed"], refine=options["refine"], temperature=options["temperature"],
-        aliases=options["aliases"], project=not options["no_projection"], progress=None if many else bars)
-    first = next(frames)
-    if many:
-        _stream(itertools.chain([first], frames), n_frames, [outputs.part(path) for path in structures], bars)
-    else:
-        first.save(outputs.part(options["output"]), overwrite=True)
+    with _kept(options["output"]) if many else nullcontext() as kept, _client(options["dask"]) as client:
+        frames = backmapper.frames(
+            source, first=options["first"], last=options["last"], stride=options["stride"],
+            n_samples=options["samples"], seed=options["seed"], refine=options["refine"],
+            temperature=options["temperature"], aliases=options["aliases"], project=not options["no_projection"],
+            keep=kept and kept.folder, client=client, progress=None if many else bars)
+        first = next(frames)
+        if many:
+            _stream(itertools.chain([first], frames), n_frames, [outputs.part(path) for path in structures], bars)
+        else:
+            first.save(outputs.part(options["output"]), overwrite=True)
     _write_also(options, outputs, first)
     return n_frames, first
+
+
+@contextmanager
+def _kept(output: Path) -> Iterator[KeptFrames]:
+    """Frames beside the output; they go when all is done, and stay when something stops the work."""
+    kept = KeptFrames(output.with_name(f".{output.name}.frames"))
+    try:
+        yield kept
+        kept.remove()
+    except BaseException:
+        if kept.count():
+            click.echo(f"{kept.count()} frames are kept in {kept.folder}: the same command goes on from there",
+                       err=True)
+        else:
+            kept.remove()
+        raise
+
+
+def _client(dask: str | None):
+    if not dask:
+        return nullcontext()
+    from openmm_backmap.trajectory import cluster
+
+    return cluster(dask)
 
 
 def _numbered(path: Path, n: int) -> list[Path]:
@@ -116,7 +148,7 @@ def _stream(frames: Iterable[Backmapped], n_frames: int, files: list[Path], bars
     """One file a sample, one frame at a time."""
     from openmm_backmap.io.writers import TrajectoryWriter
 
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         writers = []
         for done, frame in enumerate(frames):
             bars("frames", done, n_frames)

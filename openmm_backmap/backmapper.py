@@ -2,89 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openmm_backmap import __version__
-from openmm_backmap.chemistry import (
-    Target,
-    as_cg_topology,
-    create_system,
-    match_beads,
-    parse_aliases,
-    whole_beads,
-    with_box,
-)
+from openmm_backmap.chemistry import as_cg_topology, create_system
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import reduce_box
 from openmm_backmap.io.readers import CGFrame, CGSource, open_cg
+from openmm_backmap.job import Backmapped, Job, JobSpec, Progress, fresh_seed
 from openmm_backmap.model_file import ModelFile
-from openmm_backmap.refine import Refiner, RefineReport, RefineSettings
+from openmm_backmap.refine import RefineSettings
+from openmm_backmap.trajectory import KeptFrames, backmap_frames
 from openmm_backmap.units import to_kelvin, to_nm, to_per_ps, to_ps
 
 if TYPE_CHECKING:
     from openmm import app
-
-Progress = Callable[[str, int, int], None]
-_SEEDS = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Backmapped:
-    """Atoms for one frame of beads.
-
-    Attributes
-    ----------
-    topology : openmm.app.Topology
-        Atomistic, with the frame's box.
-    positions : ndarray, shape (n_samples, n_atoms, 3), nm
-    velocities : ndarray, shape (n_samples, n_atoms, 3), nm/ps, or None
-        Only after equilibration.
-    box : ndarray, shape (3, 3), nm, or None
-    diagnostics : tuple of RefineReport
-        Energies, forces and checks, one entry a sample; empty where atoms were left as drawn.
-    provenance : dict
-        Versions, model and its hash, seed, settings.
-    target : Target
-        What was placed: types, owner beads, mapping.
-    beads : ndarray, shape (n_beads, 3), nm
-        The beads of whole molecules, in target order.
-    time_ps : float or None
-    """
-
-    topology: app.Topology
-    positions: np.ndarray
-    velocities: np.ndarray | None
-    box: np.ndarray | None
-    diagnostics: tuple[RefineReport, ...]
-    provenance: dict[str, Any]
-    target: Target = field(repr=False)
-    beads: np.ndarray = field(repr=False)
-    time_ps: float | None = None
-
-    def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write the atoms; the ending chooses the format, several samples become frames or models."""
-        from openmm_backmap.io.writers import write_structure
-
-        write_structure(path, self.topology, self.positions, self.box, overwrite=overwrite)
-
-    def state(self, system, sample: int = 0):
-        """The ``openmm.State`` of one sample in ``system``: positions, velocities and box."""
-        from openmm import Context, Platform, VerletIntegrator
-
-        context = Context(system, VerletIntegrator(0.001), Platform.getPlatformByName("Reference"))
-        if self.box is not None:
-            context.setPeriodicBoxVectors(*self.box)
-        context.setPositions(self.positions[sample])
-        if self.velocities is not None:
-            context.setVelocities(self.velocities[sample])
-        return context.getState(positions=True, velocities=True, parameters=True)
 
 
 class Backmapper:
@@ -118,6 +55,7 @@ class Backmapper:
         self.model = find_model(model, chemistry)
         self.platform = best_platform(platform)
         self.device = pick_device(device)
+        self._given = platform, device
 
     @cached_property
     def generator(self):
@@ -165,17 +103,15 @@ class Backmapper:
         RefinementError
             No state was reached that MD can start from.
         """
-        source = _as_source(topology, positions, box)
-        frame = next(source.frames(0, 0))
-        settings = self._settings(refine, temperature)
-        job = _Job(self, source, frame, settings, aliases, project, seed)
-        return job.run(frame, n_samples, progress)
+        job = self._job(_as_source(topology, positions, box), 0, self._settings(refine, temperature, seed), seed,
+                        aliases, project)
+        return job.run(job.spec.first, 0, n_samples, progress)
 
     def frames(self, trajectory, topology=None, *, first: int = 0, last: int | None = None, stride: int = 1,
                n_samples: int = 1, seed: int | None = None, refine: str | None = None, temperature=None,
-               aliases: Sequence[str] | None = None, project: bool = True,
+               aliases: Sequence[str] | None = None, project: bool = True, keep: str | Path | None = None, client=None,
                progress: Progress | None = None) -> Iterator[Backmapped]:
-        """Backmap a trajectory frame by frame; nothing is kept, so it may be longer than memory.
+        """Backmap a trajectory frame by frame; nothing stays in memory, so it may be longer than that.
 
         Parameters
         ----------
@@ -184,14 +120,22 @@ class Backmapper:
             The file that names the beads, where the trajectory file does not.
         first, last, stride : int
             Frames ``first``, ``first + stride``, ... up to and including ``last``, counted from 0.
+        keep : path, optional
+            Folder in which frames are kept: the same call goes on after an interruption. It may be removed when all is
+            done.
+        client : dask.distributed.Client, optional
+            Frames are tasks of its workers; the atoms are those of a run without.
 
         The others are those of :meth:`backmap`; every frame and sample has random numbers of its own.
         """
         source = _as_source(trajectory, file_topology=topology)
-        job, settings = None, self._settings(refine, temperature)
-        for frame in source.frames(first, last, stride):
-            job = job or _Job(self, source, frame, settings, aliases, project, seed)
-            yield job.run(frame, n_samples, progress)
+        kept = None if keep is None else KeptFrames(keep)
+        settings = self._settings(refine, temperature, seed)
+        job = self._job(source, first, settings, kept.seed() if kept and seed is None else seed, aliases, project)
+        if kept:
+            kept.claim(job.spec, n_samples)
+        frames = ((first + k * stride, frame) for k, frame in enumerate(source.frames(first, last, stride)))
+        yield from backmap_frames(job, frames, n_samples, kept=kept, client=client, progress=progress)
 
     def simulation(self, topology, positions=None, box=None, *, temperature=None, timestep=0.002, friction=1.0,
                    equilibrate=None, seed: int | None = None, aliases: Sequence[str] | None = None,
@@ -212,13 +156,11 @@ class Backmapper:
         """
         from openmm import LangevinMiddleIntegrator, app
 
-        source = _as_source(topology, positions, box)
-        frame = next(source.frames(0, 0))
-        settings = self._settings("equilibrate", temperature)
+        settings = self._settings("equilibrate", temperature, seed)
         if equilibrate is not None:
             settings = replace(settings, equilibrate_ps=to_ps(equilibrate))
-        job = _Job(self, source, frame, settings, aliases, True, seed)
-        atoms = job.run(frame, 1, progress)
+        job = self._job(_as_source(topology, positions, box), 0, settings, seed, aliases)
+        atoms = job.run(job.spec.first, progress=progress)
         integrator = LangevinMiddleIntegrator(settings.temperature_K, to_per_ps(friction), to_ps(timestep))
         integrator.setRandomNumberSeed(job.next_seed())
         simulation = app.Simulation(atoms.topology, create_system(atoms.target, atoms.box), integrator, self.platform)
@@ -228,69 +170,18 @@ class Backmapper:
         simulation.context.setVelocities(atoms.velocities[0])
         return simulation
 
-    def _settings(self, refine: str | None, temperature) -> RefineSettings:
+    def _settings(self, refine: str | None, temperature, seed: int | None) -> RefineSettings:
         from openmm_backmap.generators.base import default_refine
 
         refine = default_refine(self.model) if refine is None else refine
         kelvin = self.model.chemistry.temperature_K if temperature is None else to_kelvin(temperature)
-        return RefineSettings(mode=refine, temperature_K=kelvin)
+        return RefineSettings(mode=refine, temperature_K=kelvin, reproducible=seed is not None)
 
-
-class _Job:
-    """One coarse-grained topology: matched with the model's chemistry once, then drawn and refined frame by frame."""
-
-    def __init__(self, backmapper: Backmapper, source: CGSource, frame: CGFrame, settings, aliases, project: bool,
-                 seed: int | None):
-        if not project and settings.mode != "none":
-            raise InputError(f"refinement ({settings.mode}) starts from atoms that meet their beads: without "
-                             "projection, refine must be none")
-        self.backmapper, self.project = backmapper, project
-        self.settings = settings = replace(settings, reproducible=seed is not None)
-        self.seed = int(np.random.SeedSequence().entropy % _SEEDS) if seed is None else seed
-        self.rng = np.random.default_rng(self.seed)
-        self.match = match_beads(backmapper.model.chemistry, source.topology, frame.positions, frame.box,
-                                 aliases=parse_aliases(aliases or ()), where=str(source.path))
-        self.where = str(source.path)
-        self.refiner = Refiner(self.match.target, frame.box, settings, backmapper.platform.getName())
-
-    def next_seed(self) -> int:
-        """A seed for a library that keeps random numbers of its own; all of them follow from the one seed."""
-        return int(self.rng.integers(1, _SEEDS))
-
-    def run(self, frame: CGFrame, n_samples: int, progress: Progress | None) -> Backmapped:
-        if n_samples < 1:
-            raise InputError(f"n_samples is {n_samples}; at least 1 is needed")
-        if not np.isfinite(frame.positions).all():
-            raise InputError(f"{self.where}: a frame has positions that are not finite")
-        target, box = self.match.target, frame.box
-        beads = whole_beads(target, frame.positions[self.match.bead_index], box)
-        positions = self.backmapper.generator.generate(target, beads, box, n_samples=n_samples, rng=self.rng,
-                                                       progress=progress)
-        velocities, reports = None, ()
-        if self.project:
-            refined = [self._refine(drawn, beads, box, progress) for drawn in positions]
-            positions, reports = np.stack([r.positions for r in refined]), tuple(r.report for r in refined)
-            if refined[0].velocities is not None:
-                velocities = np.stack([r.velocities for r in refined])
-        return Backmapped(
-            topology=with_box(copy.deepcopy(target.topology), box), positions=positions, velocities=velocities, box=box,
-            diagnostics=reports, provenance=self._provenance(), target=target, beads=beads, time_ps=frame.time_ps)
-
-    def _refine(self, drawn: np.ndarray, beads: np.ndarray, box: np.ndarray | None, progress: Progress | None):
-        self.refiner.settings = replace(self.settings, seed=self.next_seed())
-        return self.refiner.refine(drawn, beads, box, progress)
-
-    def _provenance(self) -> dict[str, Any]:
-        import openmm
-        import torch
-
-        model, settings = self.backmapper.model, self.settings
-        return {
-            "openmm_backmap": __version__, "openmm": openmm.__version__, "torch": torch.__version__,
-            "input": self.where, "model": model.name, "model_sha256": model.sha256, "family": model.family,
-            "chemistry": model.chemistry.name, "seed": self.seed, "refine": settings.mode,
-            "temperature_K": settings.temperature_K, "projected": self.project,
-            "platform": self.backmapper.platform.getName(), "device": self.backmapper.device}
+    def _job(self, source: CGSource, first: int, settings: RefineSettings, seed: int | None,
+             aliases: Sequence[str] | None, project: bool = True) -> Job:
+        spec = JobSpec(self.model, source.topology, next(source.frames(first, first)), str(source.path), settings,
+                       fresh_seed() if seed is None else seed, tuple(aliases or ()), project, *self._given)
+        return Job(spec, self.generator)
 
 
 def _as_source(topology, positions=None, box=None, file_topology=None) -> CGSource:

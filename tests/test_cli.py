@@ -137,7 +137,7 @@ def test_models(run, toy_model, monkeypatch):
     assert code == 1 and "did you mean 'toy'" in err
 
 
-def test_ctrl_c_leaves_nothing(toy_package, toy_model, tmp_path):
+def test_ctrl_c_leaves_no_output(toy_package, toy_model, tmp_path):
     cg = write_gro(tmp_path / "cg.gro", n_frames=400)
     words = [str(cg), "-o", str(tmp_path / "aa.pdb"), "--model", str(toy_model), "--platform", "CPU"]
     process = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -148,8 +148,10 @@ def test_ctrl_c_leaves_nothing(toy_package, toy_model, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip().splitlines()[-1].endswith("interrupted; nothing was written") and "Traceback" not in err
-    assert [p.name for p in tmp_path.iterdir()] == ["cg.gro"]
+    assert err.strip().splitlines()[-1].endswith("interrupted; no output was written") and "Traceback" not in err
+    # What was done is kept aside, and said.
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".aa.pdb.frames", "cg.gro"]
+    assert "frames are kept in" in err
 
 
 def test_the_command_as_installed(command, toy_model, tmp_path):
