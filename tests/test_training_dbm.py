@@ -321,6 +321,16 @@ def test_games_of_all_kinds_go_on(dataset, energies, changes):
     assert trainer.step == 2 and all(torch.isfinite(v).all() for v in weights(trainer).values())
 
 
+def test_an_anchor_keeps_what_the_warm_start_has_learned(dataset, energies):
+    held_out = []
+    for anchor in (0.0, 30.0):
+        trainer = run(dataset, energies, steps=45, warm_steps=25, anchor=anchor, generator_rate=5e-3, prior="none",
+                      average=0.0)
+        trainer.train()
+        held_out.append(trainer.history[-1][2])
+    assert held_out[1] < held_out[0]
+
+
 def test_a_deadline_that_has_passed_leaves_one_update_and_its_loss(dataset, energies):
     trainer = run(dataset, energies)
     trainer.train(deadline=0.0)

@@ -251,7 +251,7 @@ class DBMTrainer:
         return loss + self.settings.gradient_penalty * penalty, -loss.detach()
 
     def _generator_loss(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss, and its two parts: the critic's score and the prior."""
+        """The loss, and of its parts the critic's score and the prior."""
         batch, scene, noise = self._sequences()
         environment, kind, density = self._unroll(batch, scene, noise)
         self.critic.requires_grad_(False)
@@ -259,7 +259,14 @@ class DBMTrainer:
             score = -self.critic(environment, kind, density).mean()
         self.critic.requires_grad_(True)
         prior = self._prior(batch, scene.own_local()[:, 0])
-        return score + prior, score.detach(), prior.detach()
+        return score + prior + self._anchor(), score.detach(), prior.detach()
+
+    def _anchor(self) -> torch.Tensor | float:
+        s = self.settings
+        if not s.anchor:
+            return 0.0
+        batch = self.batches.placements(s.beads, s.jitter_nm, self.seed)
+        return s.anchor * self._score(self.network, batch, self.batches, s.beads, self.seed)
 
     def ramp(self) -> float:
         """Share of the final weights of the prior at this step."""

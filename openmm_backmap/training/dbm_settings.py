@@ -33,6 +33,9 @@ class DBMTraining:
         Its weight (2021: 0.1); 0 leaves it out.
     spectral_norm : bool
         Of the critic's layers.
+    anchor : float
+        Weight of the energy score in the game, 1/angstrom: it keeps what the warm start has learned while the critic
+        is new, or small. 0, as published, leaves the game to the critic and the prior.
     prior : str
         ``none``, ``min`` or ``match``.
     prior_lj, prior_bonded, prior_coulomb, prior_mass : float
@@ -74,6 +77,7 @@ class DBMTraining:
     n_critic: int = 5
     gradient_penalty: float = 0.1
     spectral_norm: bool = True
+    anchor: float = 0.0
     prior: str = "match"
     prior_lj: float = 4e-2
     prior_bonded: float = 4e-3
