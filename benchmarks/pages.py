@@ -113,13 +113,12 @@ def floors(one: Judged) -> dict[str, float]:
             "ring spread": one.row(*_RING).sd_reference}
 
 
-def summary(judged: Sequence[Judged], more: dict[str, dict[str, float]] | None = None) -> list[str]:
-    """One row an ensemble; ``more`` columns by title, then by label."""
-    titles, more = list(quantities(judged[0])), more or {}
+def summary(judged: Sequence[Judged]) -> list[str]:
+    """One row an ensemble."""
+    titles = list(quantities(judged[0]))
     rows = [("floor", floors(judged[0])), *((j.label, quantities(j)) for j in judged)]
-    return markdown_table(["", *titles, *more], [
-        [label, *(number_text(values.get(t)) for t in titles), *(number_text(more[t].get(label)) for t in more)]
-        for label, values in rows])
+    return markdown_table(["", *titles], [[label, *(number_text(values.get(title)) for title in titles)]
+                                          for label, values in rows])
 
 
 def every_divergence(columns: dict[str, Comparison]) -> list[str]:

@@ -20,6 +20,7 @@ from pages import Method, every_divergence, markdown_table, structure_of, timed
 from openmm_backmap import __version__
 from openmm_backmap.analysis.evaluate import evaluate
 from openmm_backmap.analysis.evaluation.figures import summary_figure
+from openmm_backmap.analysis.evaluation.processes import default_workers
 from openmm_backmap.analysis.evaluation.results import HEADLINE, Evaluation, number_text, summary_table, verdict
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.errors import BackmapError
@@ -54,7 +55,8 @@ def main(reference: tuple[str, ...], held_out: tuple[str, ...], cg: Path, chemis
         with Bars() as bars:
             evaluation = evaluate(
                 reference, out=out / "evaluation", held_out=held_out, chemistry=chemistry, seed=seed, relax_ps=relax,
-                structures={m.label: [structure_of(m, out)] for m in methods}, progress=bars)
+                structures={m.label: [structure_of(m, out)] for m in methods}, workers=default_workers(),
+                progress=bars)
     except BackmapError as error:
         raise click.ClickException(str(error)) from None
     write_page(evaluation, costs, docs, n_reference=len(find_files(reference)))

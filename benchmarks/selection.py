@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from openmm_backmap.io.writers import replacing
 from openmm_backmap.model_file import load_model, save_model
 
 DOCS = Path(__file__).parents[1] / "docs"
-CHOICES = (DBMSampling(1, "first"), DBMSampling(4, "lowest"), DBMSampling(4, "boltzmann"), DBMSampling(16, "lowest"),
-           DBMSampling(16, "boltzmann"))
+CHOICES = (DBMSampling(1, "first"), DBMSampling(4, "lowest"), DBMSampling(4, "boltzmann"),
+           DBMSampling(4, "boltzmann", 6000.0), DBMSampling(8, "boltzmann", 6000.0))
 
 
 @click.command()
@@ -45,36 +45,37 @@ def main(model: str, reference: tuple[str, ...], held_out: tuple[str, ...], cg: 
     out.mkdir(parents=True, exist_ok=True)
     try:
         methods = [variant(model, sampling, out) for sampling in CHOICES]
-        seconds = {m.label: timed(m, cg, seed, out)[0] for m in methods}
+        for method in methods:
+            timed(method, cg, seed, out)
         judged = judge(methods, reference, held_out, load_model(model).chemistry.name, out)
     except BackmapError as error:
         raise click.ClickException(str(error)) from None
-    write_page(model, judged, seconds, docs, n_reference=len(find_files(reference)))
+    write_page(model, judged, docs, n_reference=len(find_files(reference)))
     click.echo(f"{docs / 'selection.md'} written")
 
 
 def variant(name: str, sampling: DBMSampling, out: Path) -> Method:
     """The model with another way of choosing, as a file."""
-    label = f"{sampling.n_ensemble} {sampling.selection}"
-    path = out / f"{label.replace(' ', '-')}.pt"
+    at = f", {sampling.temperature_K:g} K" if sampling.temperature_K else ""
+    label = f"{sampling.selection} of {sampling.n_ensemble}{at}"
+    path = out / f"{label.replace(', ', '-').replace(' ', '-')}.pt"
     model = load_model(name)
-    own = {**model.hyperparameters["sampling"], "n_ensemble": sampling.n_ensemble, "selection": sampling.selection}
-    save_model(replace(model, hyperparameters={**model.hyperparameters, "sampling": own}), path)
+    save_model(replace(model, hyperparameters={**model.hyperparameters, "sampling": asdict(sampling)}), path)
     return Method(label, ("--model", str(path), "--refine", "none"))
 
 
-def write_page(model: str, judged: list[Judged], seconds: dict[str, float], docs: Path, n_reference: int) -> None:
+def write_page(model: str, judged: list[Judged], docs: Path, n_reference: int) -> None:
     """``selection.md``."""
     lines = [
         "# Choosing among candidates", "",
-        f"`{model}` draws each bead's atoms in several orientations and keeps one of them: the first, that of the "
-        "lowest energy (as published), or "
-        "one drawn by Boltzmann weights at the chemistry's temperature. The energies are of "
-        "atoms that nothing has relaxed, so that differences are mostly far above kT. Drawn, not refined "
+        f"`{model}` draws each bead's atoms in several orientations (*of N*) and keeps one of them: the first, that of "
+        "the lowest energy (as published), or one drawn by Boltzmann weights, at the chemistry's temperature or at a "
+        "higher one. The energies are of atoms that nothing has relaxed: most differences are far above kT. Drawn, not "
+        "refined "
         f"(`--refine none`). {n_reference} reference structures; {date.today().isoformat()}, openmm_backmap "
         f"{__version__}, {this_machine()['processor']}. Command:", "",
         "```", f"python {shlex.join(['benchmarks/selection.py', *sys.argv[1:]])}", "```", "",
-        *summary(judged, {"seconds": seconds}), "", SUMMARY_WORDS, ""]
+        *summary(judged), "", SUMMARY_WORDS, ""]
     with replacing(docs / "selection.md", overwrite=True) as part:
         part.write_text("\n".join(lines))
 

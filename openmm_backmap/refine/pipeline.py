@@ -27,6 +27,7 @@ from openmm_backmap.geometry.checks import (
 from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds, thermal_velocities
 from openmm_backmap.refine.report import Refined, RefineReport, RefineSettings
 from openmm_backmap.refine.systems import (
+    HAND_GROUP,
     NONBONDED_GROUP,
     RESTRAINT_GROUP,
     SOFT_GROUP,
@@ -40,7 +41,7 @@ LARGEST_FORCE = 2e4
 _READY_FORCE = 1.5e4
 FRICTION_PER_PS = 10.0
 _ALL = 2**32 - 1
-_TRUE = _ALL & ~(1 << SOFT_GROUP)  # restraints included
+_TRUE = _ALL & ~(1 << SOFT_GROUP)  # restraints and hands included
 _SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS, _MOST_ROUNDS = 30, 10, 200, 10
 _BOND_NM, _STILL_NM = 1e-4, 1e-5
 _CHUNK_PS = 0.1
@@ -328,14 +329,14 @@ class _Run:
         self.context.setPositions(positions)
         energies: dict[str, float] = {}
         for force in self.context.getSystem().getForces():
-            if force.getForceGroup() not in (RESTRAINT_GROUP, SOFT_GROUP):
+            if force.getForceGroup() not in (RESTRAINT_GROUP, SOFT_GROUP, HAND_GROUP):
                 name, energy = force.getName(), _energy(self.context, 1 << force.getForceGroup())
                 energies[name] = energies.get(name, 0.0) + energy
         return energies
 
     def _forces(self, positions: np.ndarray) -> np.ndarray:
         self.context.setPositions(positions)
-        return _force_norms(self.context, _TRUE & ~(1 << RESTRAINT_GROUP))
+        return _force_norms(self.context, _TRUE & ~(1 << RESTRAINT_GROUP | 1 << HAND_GROUP))
 
     def _bead_rmsd(self, positions: np.ndarray) -> float:
         return float(mapping_rmsd(self.target, positions, self.beads, self.box))

@@ -9,7 +9,7 @@ from openmm_backmap.chemistry.target import Target
 from openmm_backmap.energy.restraints import add_bead_restraints
 
 # Force groups; the other forces are numbered from 0 in their order.
-RESTRAINT_GROUP, SOFT_GROUP, NONBONDED_GROUP = 31, 30, 29
+RESTRAINT_GROUP, SOFT_GROUP, NONBONDED_GROUP, HAND_GROUP = 31, 30, 29, 28
 # dalton; lets steps of 1 fs follow bonds this stiff, and changes no equilibrium distribution of positions.
 HYDROGEN_MASS = 3.0
 # Times the force constant. At 1 the melt packs otherwise (Lennard-Jones -242 kJ/mol a chain of ten monomers, where
@@ -30,8 +30,8 @@ _ENOUGH_CENTRE_NM3, _ENOUGH_FOURTH_NM3 = 0.0012, 0.005
 
 
 def refinement_system(target: Target, box: np.ndarray | None, beads: np.ndarray, k: float):
-    """The force field with flexible bonds and heavy hydrogens, beads restrained, and a soft version of the nonbonded
-    forces in a group of its own, which also turns inverted stereocentres back.
+    """The force field with flexible bonds and heavy hydrogens, beads restrained, stereocentres held to their hands, and
+    a soft version of the nonbonded forces in a group of its own.
 
     Bonds are not constrained: OpenMM prepares constraints in a time that grows with the square of their number (5 s
     for 5,832 atoms, 49 s for 17,496), and :func:`~openmm_backmap.refine.projection.satisfy_bonds` makes them exact in
@@ -98,7 +98,7 @@ def _hand_force(target: Target):
         force.addBond(atoms, [sign, _ENOUGH_CENTRE_NM3])
         for fourth in bonded[atoms[0]] - set(atoms):
             force.addBond([fourth, *atoms[1:]], [sign, _ENOUGH_FOURTH_NM3])
-    force.setForceGroup(SOFT_GROUP)
+    force.setForceGroup(HAND_GROUP)
     return force
 
 

@@ -43,7 +43,7 @@ class SweepSettings:
         Beads in one pass of the network; bounds memory.
     """
 
-    gibbs: int = 1
+    gibbs: int = 2
     reach_nm: float = 0.75
     max_redraws: int = 20
     batch: int = 512

@@ -22,7 +22,7 @@ _POWER = 1.5
 class FlowSampling:
     """How velocities are integrated: ``steps`` midpoint steps, each two network passes."""
 
-    steps: int = 8
+    steps: int = 4
 
 
 class FlowGenerator:
