@@ -45,9 +45,9 @@ class Judged:
     description: Description
     comparison: Comparison
 
-    def mean(self, kind: str) -> float:
-        """Mean divergence over the types of a kind."""
-        return float(np.mean([row.divergence for row in self.comparison.rows if row.kind == kind]))
+    def mean(self, kind: str, of: str = "divergence") -> float:
+        """Mean divergence, or ``floor``, over the types of a kind."""
+        return float(np.mean([getattr(row, of) for row in self.comparison.rows if row.kind == kind]))
 
     def row(self, kind: str, name: str):
         """One distribution, by kind and type."""
@@ -89,11 +89,6 @@ def judge(methods: Sequence[Method], reference: Sequence[str], held_out: Sequenc
     return judged
 
 
-def floor_of(judged: Judged, kind: str) -> float:
-    """Mean floor over the types of a kind: parts of the reference against the rest."""
-    return float(np.mean([row.floor for row in judged.comparison.rows if row.kind == kind]))
-
-
 def quantities(one: Judged) -> dict[str, float]:
     """The numbers of a row of polystyrene, by title."""
     return {**{title: one.mean(kind) for kind, title in KINDS.items()},
@@ -106,7 +101,7 @@ def quantities(one: Judged) -> dict[str, float]:
 
 def floors(one: Judged) -> dict[str, float]:
     """The same of parts of the reference against the rest, where there is such a number."""
-    return {**{title: floor_of(one, kind) for kind, title in KINDS.items()},
+    return {**{title: one.mean(kind, "floor") for kind, title in KINDS.items()},
             "C-C-C": one.row("angle", "C-C-C").floor, "C-C-C-C": one.row("dihedral", "C-C-C-C").floor,
             "LJ energy": one.row("energy", _LJ).floor,
             "g(r)": float(np.mean([row.floor for row in one.comparison.radial])),

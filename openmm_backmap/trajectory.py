@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 import zipfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from openmm_backmap import __version__
+from openmm_backmap.cores import THREAD_VARIABLES, n_cores
 from openmm_backmap.errors import BackmapError, InputError, MissingDependencyError
 from openmm_backmap.io.frames import CGFrame
 from openmm_backmap.io.writers import check_output, replacing
@@ -27,7 +27,6 @@ from openmm_backmap.refine import RefineReport
 _AHEAD = 2
 #: how long a scheduler may take to answer
 _TIMEOUT_S = 10
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
 
 
 def backmap_frames(job: Job, frames: Iterable[tuple[int, CGFrame]], n_samples: int, *, kept: KeptFrames | None = None,
@@ -158,10 +157,9 @@ class KeptFrames:
 
 
 def _described(spec: JobSpec, n_samples: int) -> dict:
-    digest = hashlib.sha256((spec.model.chemistry_source + spec.model.force_field_xml).encode()).hexdigest()
     return {"openmm_backmap": __version__, "input": spec.where, "model": spec.model.family, "sha256": spec.model.sha256,
-            "chemistry_sha256": digest, "n_samples": n_samples, "seed": spec.seed, "aliases": list(spec.aliases),
-            "project": spec.project, "refine": asdict(spec.settings)}
+            "chemistry_sha256": spec.model.chemistry.sha256, "n_samples": n_samples, "seed": spec.seed,
+            "aliases": list(spec.aliases), "project": spec.project, "refine": asdict(spec.settings)}
 
 
 def _digest(frame: CGFrame) -> str:
@@ -214,9 +212,10 @@ def cluster(text: str):
         return
     if not number.isdigit() or int(number) < 1:
         raise InputError(f"{text!r}: write local:N, with N the number of processes on this machine")
-    threads = str(max(1, len(os.sched_getaffinity(0)) // int(number)))
+    threads = str(max(1, n_cores() // int(number)))
     with (LocalCluster(n_workers=int(number), threads_per_worker=1, dashboard_address=":0", memory_limit=0,
-                       silence_logs=50, env=dict.fromkeys(_THREADS, threads)) as workers, Client(workers) as client):
+                       silence_logs=50, env=dict.fromkeys(THREAD_VARIABLES, threads)) as workers,
+          Client(workers) as client):
         yield client
 
 

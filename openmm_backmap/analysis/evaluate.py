@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform as machine
@@ -119,9 +118,8 @@ def evaluate(reference: Sequence[str | Path], models: Sequence[str | Path] = (),
 
 def _settings(job: _Job, chemistry: Chemistry, structures: Mapping[str, Sequence]) -> dict[str, Any]:
     """What results depend on; of models and structures more may come later."""
-    digest = hashlib.sha256((chemistry.source + chemistry.force_field_xml).encode()).hexdigest()
     return {
-        "openmm_backmap": __version__, "chemistry": chemistry.name, "chemistry_sha256": digest,
+        "openmm_backmap": __version__, "chemistry": chemistry.name, "chemistry_sha256": chemistry.sha256,
         "files": job.inputs.hashes, "frames": list(job.inputs.frames.names), "n_samples": job.n_samples,
         "seed": job.seed, "temperature_K": job.temperature_K,
         "models": {c.label: {key: value for key, value in asdict(c).items() if key != "label"} for c in job.choices},

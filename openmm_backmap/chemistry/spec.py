@@ -7,6 +7,7 @@ files write all this. See ``docs/chemistry.md``.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
@@ -159,6 +160,11 @@ class Chemistry:
         from openmm import app
 
         return app.ForceField(io.StringIO(self.force_field_xml))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its two texts."""
+        return hashlib.sha256((self.source + self.force_field_xml).encode()).hexdigest()
 
     @property
     def type_classes(self) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from openmm_backmap.cores import THREAD_VARIABLES, n_cores
 from openmm_backmap.errors import BackmapError
 
 Progress = Callable[[str, int, int], None]
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
 
 
 def default_workers() -> int:
@@ -22,7 +22,7 @@ def default_workers() -> int:
 
     if torch.cuda.is_available():
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_cores()
 
 
 def run_tasks(function: Callable[..., None], tasks: Sequence, workers: int, stage: str,
@@ -79,8 +79,8 @@ def _ignore_interrupts() -> None:
 @contextmanager
 def _single_threaded() -> Iterator[None]:
     """Libraries read these when they are loaded: they must be set before a process begins."""
-    kept = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    kept = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
