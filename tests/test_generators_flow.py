@@ -35,17 +35,27 @@ def network(target):
     return FlowNetwork(TINY, len(vocabulary.slots), len(vocabulary.bead_types)).eval()
 
 
-def velocity(network, env, n_times=2):
+def velocity(network, env):
     seed = torch.Generator().manual_seed(3)
-    x = torch.randn(len(env.slot), n_times, env.slot.shape[1], 3, generator=seed)
-    t = torch.rand(len(env.slot), n_times, generator=seed)
+    x = torch.randn(*env.slot.shape, 3, generator=seed)
+    t = torch.rand(len(env.slot), generator=seed)
     with torch.no_grad():
         return network.velocity(network.encode(env), x, t)
 
 
 def test_velocities_are_finite_and_of_the_shape_of_positions(network, environment):
-    v = velocity(network, environment, 3)
-    assert v.shape == (*environment.slot.shape[:1], 3, environment.slot.shape[1], 3) and torch.isfinite(v).all()
+    v = velocity(network, environment)
+    assert v.shape == (*environment.slot.shape, 3) and torch.isfinite(v).all()
+
+
+def test_repeated_environments_and_one_time_for_all_give_what_each_alone_gives(network, environment):
+    n = len(environment.slot)
+    x, t = torch.ones(*environment.slot.shape, 3), torch.tensor([0.2, 0.7])
+    with torch.no_grad():
+        context = network.encode(environment)
+        both = network.velocity(context.repeated(2), x.repeat_interleave(2, dim=0), t.repeat(n))
+        for k in range(2):
+            assert torch.allclose(both[k::2], network.velocity(context, x, t[k:k + 1]), atol=1e-5)
 
 
 def test_the_order_of_context_does_not_matter(network, environment):
@@ -62,7 +72,7 @@ def test_environments_of_a_batch_do_not_see_each_other(network, environment):
 
     with torch.no_grad():
         n, width = environment.slot.shape
-        x, t = torch.ones(n, 1, width, 3), torch.full((n, 1), 0.3)
+        x, t = torch.ones(n, width, 3), torch.full((n,), 0.3)
         together = network.velocity(network.encode(environment), x, t)
         for k in (0, 3):
             alone = network.velocity(network.encode(row(environment, k)), x[:1], t[:1])
@@ -76,7 +86,7 @@ def test_hidden_context_and_padding_have_no_influence(network, environment):
     odd = replace(env, position=torch.where(present[..., None], env.position, torch.full_like(env.position, 0.1)),
                   atom_slot=torch.where(present, env.atom_slot, 0), offset=torch.where(present, env.offset, 0))
     own = environment.own
-    assert torch.allclose(velocity(network, odd)[:, 0][own], velocity(network, env)[:, 0][own], atol=1e-4)
+    assert torch.allclose(velocity(network, odd)[own], velocity(network, env)[own], atol=1e-4)
 
 
 def test_context_has_influence(network, environment):
@@ -106,7 +116,7 @@ class _Straight(FlowNetwork):
     """The exact velocity of a flow that takes every atom to one place: midpoint steps follow it without error."""
 
     def velocity(self, context, x, t):
-        return (torch.full_like(x, 2.0) - x) / (1 - t[..., None, None])
+        return (torch.full_like(x, 2.0) - x) / (1 - t[:, None, None])
 
 
 @pytest.mark.parametrize("steps", [1, 8])

@@ -230,13 +230,13 @@ class FlowTrainer:
     def _loss(self, network: FlowNetwork, env: Environment, x1: torch.Tensor, seed: torch.Generator) -> torch.Tensor:
         """Mean squared error of the velocity, angstrom^2, over real atoms and drawn times."""
         n, times = len(x1), self.settings.times
-        t = 1 - torch.rand(n, times, generator=seed).pow(self.settings.late).to(self.device)
-        noise = torch.randn(n, times, x1.shape[1], 3, generator=seed).to(self.device)
-        x0 = self.base.mean[env.slot][:, None] + self.base.spread[env.slot][:, None, :, None] * noise
-        x1 = x1[:, None]
-        s = t[..., None, None]
-        error = network.velocity(network.encode(env), (1 - s) * x0 + s * x1, t) - (x1 - x0)
-        return (error.square() * env.own[:, None, :, None]).sum() / (env.own.sum() * times * 3)
+        repeated = lambda values: values.repeat_interleave(times, dim=0)  # noqa: E731
+        t = 1 - torch.rand(n * times, generator=seed).pow(self.settings.late).to(self.device)
+        noise = torch.randn(n * times, *x1.shape[1:], generator=seed).to(self.device)
+        x0 = repeated(self.base.mean[env.slot]) + repeated(self.base.spread[env.slot])[..., None] * noise
+        x1, own, s = repeated(x1), repeated(env.own), t[:, None, None]
+        error = network.velocity(network.encode(env).repeated(times), (1 - s) * x0 + s * x1, t) - (x1 - x0)
+        return (error.square() * own[..., None]).sum() / (own.sum() * 3)
 
     @torch.no_grad()
     def validation_loss(self, n_batches: int = 8) -> float:

@@ -86,13 +86,13 @@ class FlowGenerator:
     def _draw(self, env: Environment, seed: torch.Generator) -> torch.Tensor:
         """Own atoms (B, S, 3), local nm, by midpoint steps from the base distribution."""
         context = self.network.encode(env)
-        x = self.base.sample(env.slot, seed)[:, None]
+        x = self.base.sample(env.slot, seed)
         times = 1 - (1 - torch.linspace(0, 1, self.sampling.steps + 1, device=x.device)) ** _POWER
-        for start, end in zip(times[:-1], times[1:]):
+        for start, end in zip(times[:-1, None], times[1:, None]):
             half = (end - start) / 2
-            middle = x + half * self.network.velocity(context, x, start.expand(x.shape[:2]))
-            x = x + 2 * half * self.network.velocity(context, middle, (start + half).expand(x.shape[:2]))
-        return x[:, 0] / SCALE
+            middle = x + half * self.network.velocity(context, x, start)
+            x = x + 2 * half * self.network.velocity(context, middle, start + half)
+        return x / SCALE
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ about each atom's mean place to the reference positions, in the frame of the bea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from openmm_backmap.environments.local import N_GRAPH, N_OFFSETS, Environment
 SCALE = 10.0
 N_RADIAL = 16
 RADIAL_MAX = 7.0
+_HIDDEN = -1e9
 
 
 @dataclass(frozen=True)
@@ -66,58 +67,66 @@ class FlowNetwork(nn.Module):
             self.atom_slot(env.atom_slot) + self.offset(env.offset) + self._place(atoms),
             self.bead_type(env.bead_type) + self.offset(env.bead_offset) + self._place(beads)], dim=1)
         tokens = tokens + self.context(tokens)
-        n_batch, n_context = tokens.shape[:2]
-        keys_values = self.keys_values(tokens).view(n_batch, n_context, n, 2, h, d // h).permute(2, 3, 0, 4, 1, 5)
-        present = torch.cat([env.present, env.bead_present], dim=1)
+        keys_values = self.keys_values(tokens).unflatten(-1, (n, 2, h, d // h)).permute(0, 2, 3, 4, 1, 5)
         far = env.graph.new_full((*env.graph.shape[:2], env.bead_type.shape[1]), N_GRAPH - 1)
-        return Context(
-            tokens=tokens, keys_values=[kv.unbind(0) for kv in keys_values.unbind(0)],
-            position=torch.cat([atoms, beads], dim=1), hidden=~present,
-            graph=self.graph(torch.cat([env.graph, far], dim=2)), own_graph=self.graph(env.own_graph),
-            own_hidden=~env.own, slot=self.slot(env.slot))
+        graph = self.graph(torch.cat([env.graph, far, env.own_graph], dim=2))
+        present = torch.cat([env.present, env.bead_present, env.own], dim=1)
+        return Context(position=torch.cat([atoms, beads], dim=1), keys_values=keys_values.contiguous(),
+                       last_keys=_heads(self.leave.context_key(tokens), h),
+                       bias=graph.masked_fill(~present[:, None, :, None], _HIDDEN), slot=self.slot(env.slot))
 
     def velocity(self, context: Context, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Velocity (B, T, S, 3) at x (B, T, S, 3), angstrom, for T times t (B, T) of each environment."""
-        h = self.hyper.heads
+        """Velocity (B, S, 3) at x (B, S, 3), angstrom, and t (B,), or (1,) where it is the same for all."""
         frequency = torch.arange(1, 9, device=t.device) * torch.pi
-        angle = t[..., None] * frequency
-        time = self.time(torch.cat([t[..., None], angle.sin(), angle.cos()], dim=-1))[:, :, None]
-        tokens = context.slot[:, None] + self.enter(x)
-        to_context = context.position[:, None, None] - x[:, :, :, None]              # (B, T, S, C, 3)
-        to_own = x[:, :, None] - x[:, :, :, None]                                    # (B, T, S, S, 3)
-        bias = torch.cat([self.radial(_radial(to_context)) + context.graph[:, None],
-                          self.radial(_radial(to_own)) + context.own_graph[:, None]], dim=-2)
-        hidden = torch.cat([context.hidden, context.own_hidden], dim=1)[:, None, None, :, None]
-        bias = bias.masked_fill(hidden, -1e9).movedim(-1, 2)                         # (B, T, L h, S, C + S)
-        *biases, last = bias.unflatten(2, (-1, h)).unbind(2)
-        for layer, keys_values, bias in zip(self.layers, context.keys_values, biases):
-            tokens = layer(tokens, time, *keys_values, bias)
-        vectors = torch.cat([to_context, to_own], dim=-2)
-        return self.leave(tokens, time, context.tokens, last, vectors)
+        angle = t[:, None] * frequency
+        time = self.time(torch.cat([t[:, None], angle.sin(), angle.cos()], dim=-1))[:, None]
+        tokens = context.slot + self.enter(x)
+        vectors = torch.cat([context.position, x], dim=1)[:, None] - x[:, :, None]   # (B, S, C + S, 3)
+        squared = vectors.square().sum(-1)
+        bias = (self.radial(_radial(squared)) + context.bias).permute(0, 3, 1, 2)    # (B, L h, S, C + S)
+        *biases, last = bias.contiguous().split(self.hyper.heads, dim=1)
+        for layer, keys_values, bias in zip(self.layers, context.keys_values.unbind(1), biases):
+            tokens = layer(tokens, time, *keys_values.unbind(1), bias)
+        return self.leave(tokens, time, context.last_keys, last, vectors, squared)
 
     def _place(self, position: torch.Tensor) -> torch.Tensor:
-        return self.place(torch.cat([position / 5.0, _radial(position)], dim=-1))
+        return self.place(torch.cat([position / 5.0, _radial(position.square().sum(-1))], dim=-1))
 
 
 @dataclass(frozen=True)
 class Context:
-    """An encoded batch of environments."""
+    """An encoded batch of environments; C context atoms and beads, S own atoms, n layers, h heads.
 
-    tokens: torch.Tensor
-    keys_values: list[tuple[torch.Tensor, torch.Tensor]]
+    Attributes
+    ----------
+    position : (B, C, 3), angstrom
+    keys_values : (B, n, 2, h, C, d / h)
+    last_keys : (B, h, C, d / h)
+    bias : (B, S, C + S, (n + 1) h), by graph distance; far below 0 where there is nothing
+    slot : (B, S, d)
+    """
+
     position: torch.Tensor
-    hidden: torch.Tensor
-    graph: torch.Tensor
-    own_graph: torch.Tensor
-    own_hidden: torch.Tensor
+    keys_values: torch.Tensor
+    last_keys: torch.Tensor
+    bias: torch.Tensor
     slot: torch.Tensor
 
+    def repeated(self, n: int) -> Context:
+        """Every environment ``n`` times in a row."""
+        return Context(**{f.name: getattr(self, f.name).repeat_interleave(n, dim=0) for f in fields(self)})
 
-def _radial(vectors: torch.Tensor) -> torch.Tensor:
-    """Gaussians of the length (angstrom) of vectors (..., 3)."""
-    length = (vectors.square().sum(-1, keepdim=True) + 1e-6).sqrt()
-    centres = torch.linspace(0, RADIAL_MAX, N_RADIAL, device=vectors.device)
-    return torch.exp(-((length - centres) * (N_RADIAL / RADIAL_MAX)).square() * 0.7)
+
+def _radial(squared: torch.Tensor) -> torch.Tensor:
+    """Gaussians (..., N_RADIAL) of lengths given by their squares (...), angstrom^2."""
+    per_length = N_RADIAL / RADIAL_MAX * 0.7**0.5
+    centres = torch.linspace(0, RADIAL_MAX * per_length, N_RADIAL, device=squared.device)
+    return torch.exp(-((squared[..., None] + 1e-6).sqrt() * per_length - centres).square())
+
+
+def _heads(tokens: torch.Tensor, h: int) -> torch.Tensor:
+    """(B, n, d) as (B, h, n, d / h)."""
+    return tokens.unflatten(-1, (h, -1)).transpose(1, 2)
 
 
 class _Layer(nn.Module):
@@ -135,20 +144,11 @@ class _Layer(nn.Module):
 
     def forward(self, tokens, time, context_keys, context_values, bias):
         a1, b1, g1, a2, b2, g2 = self.adapt(time).chunk(6, dim=-1)
-        q, k, v = self.qkv(self.norm1(tokens) * (1 + a1) + b1).unflatten(-1, (3, self.h, -1)).permute(3, 0, 1, 4, 2, 5)
-        logits = torch.cat([_against_context(q, context_keys), q @ k.mT], dim=-1) * q.shape[-1] ** -0.5 + bias
-        weights = logits.softmax(dim=-1)
-        from_context, from_own = weights.split([context_keys.shape[-2], k.shape[-2]], dim=-1)
-        mixed = _against_context(from_context, context_values.mT) + from_own @ v
-        tokens = tokens + (1 + g1) * self.out(mixed.movedim(2, 3).flatten(-2))
+        q, k, v = (_heads(u, self.h) for u in self.qkv(self.norm1(tokens) * (1 + a1) + b1).chunk(3, dim=-1))
+        mixed = nn.functional.scaled_dot_product_attention(
+            q, torch.cat([context_keys, k], dim=2), torch.cat([context_values, v], dim=2), attn_mask=bias)
+        tokens = tokens + (1 + g1) * self.out(mixed.transpose(1, 2).flatten(2))
         return tokens + (1 + g2) * self.feed(self.norm2(tokens) * (1 + a2) + b2)
-
-
-def _against_context(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a (B, T, h, S, c) times the transpose of b (B, h, C, c), the same for all T: (B, T, h, S, C)."""
-    n_times, n_own = a.shape[1], a.shape[3]
-    product = a.transpose(1, 2).flatten(2, 3) @ b.mT
-    return product.unflatten(2, (n_times, n_own)).transpose(1, 2)
 
 
 class _Leave(nn.Module):
@@ -166,15 +166,13 @@ class _Leave(nn.Module):
         for layer in (self.free, self.pull):
             nn.init.normal_(layer.weight, std=0.02)
 
-    def forward(self, tokens, time, context, bias, vectors):
+    def forward(self, tokens, time, context_keys, bias, vectors, squared):
         a, b = self.adapt(time).chunk(2, dim=-1)
         tokens = self.norm(tokens) * (1 + a) + b
-        split = lambda u: u.unflatten(-1, (self.h, -1)).transpose(-2, -3)  # noqa: E731
-        q = split(self.query(tokens))
-        logits = torch.cat([_against_context(q, split(self.context_key(context))),
-                            q @ split(self.own_key(tokens)).mT], dim=-1) * q.shape[-1] ** -0.5
-        # Hidden atoms carry a bias of -1e9, which the sigmoid turns into no pull at all.
-        weight = torch.einsum("bthsc,h->btsc", logits * bias.sigmoid(), self.pull.weight[0])[..., None]
+        q = _heads(self.query(tokens), self.h)
+        keys = torch.cat([context_keys, _heads(self.own_key(tokens), self.h)], dim=2)
+        # Hidden atoms carry a bias far below 0, which the sigmoid turns into no pull at all.
+        pulls = (q @ keys.mT) * q.shape[-1] ** -0.5 * bias.sigmoid()
         # Far atoms must not lever the result: the pull falls off with distance.
-        reach = torch.exp(-vectors.square().sum(-1, keepdim=True) / 9.0)
-        return self.free(tokens) + (weight * reach * vectors).sum(dim=-2)
+        weight = torch.einsum("bhsc,h->bsc", pulls, self.pull.weight[0]) * torch.exp(-squared / 9.0)
+        return self.free(tokens) + (weight[:, :, None] @ vectors)[:, :, 0]
