@@ -51,8 +51,9 @@ class Scene:
         """Channel densities (N, F, cells) while own atom ``column`` (B,) is placed and ``seen`` (B, S) are there."""
         masks = step_masks(self.tables, self.env, column, seen)
         features = unpack(masks, self.tables.channels.n_channels, self.fixed.dtype)
-        points = torch.cat([self.grid.gaussians(self.own), self.fixed], dim=1)
-        return densities(features, points).flatten(0, 1)
+        own, others = features.split([self.own.shape[1], self.fixed.shape[1]], dim=1)
+        # Two sums: joining the Gaussians would copy those of all others at every step.
+        return (densities(own, self.grid.gaussians(self.own)) + densities(others, self.fixed)).flatten(0, 1)
 
     def put(self, column: torch.Tensor, point: torch.Tensor) -> None:
         """Own atom ``column`` (B,) lies at ``point`` (N, 3) from now on; gradients flow through it."""
