@@ -37,7 +37,7 @@ def reference(chemistry: str, out: Path, **options: Any) -> None:
     """Build, equilibrate and sample melts of CHEMISTRY (a shipped name or a chemistry file).
 
     A run that was interrupted goes on where it was when the same command is given again. Recipes: sps has 12 chains
-    of 10 monomers, octane and cumene 80 molecules.
+    of 10 monomers, octane and cumene 80 molecules, tmbt 64.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
                    "baseline to compare with: random, geometric, fragment.")
 @click.option("--chemistry",
               help="For a baseline, or a model of family dbm on other molecules than its own: shipped name (sps, "
-                   "octane, cumene) or file. Models bring their own.")
+                   "octane, cumene, tmbt) or file. Models bring their own.")
 @click.option("-o", "--output", type=_PATH, required=True,
               help="Atoms; the ending chooses the format: .pdb .cif .gro .xtc .dcd ...")
 @click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True,

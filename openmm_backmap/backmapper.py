@@ -33,8 +33,8 @@ class Backmapper:
         Shipped name (``sps``), path of a model file, or a model already loaded; or, with ``chemistry``, a family that
         needs no training or has a shipped model of it: ``random``, ``geometric``, ``fragment``.
     chemistry : str or Path, optional
-        Shipped name (``sps``, ``octane``, ``cumene``) or file, for a family. Models bring their own; those of family
-        ``dbm`` may be applied to another.
+        Shipped name (``sps``, ``octane``, ``cumene``, ``tmbt``) or file, for a family. Models bring their own; those of
+        family ``dbm`` may be applied to another.
     platform : str, optional
         OpenMM platform of the refinement, and of generators that minimise; the fastest that works by default.
     device : str, optional

@@ -158,17 +158,17 @@ def test_chemistry_is_read_from_files_side_by_side(tmp_path):
 
 
 def test_unknown_names_say_what_exists():
-    with pytest.raises(UnknownNameError, match="did you mean 'octane'.*cumene, octane, sps"):
+    with pytest.raises(UnknownNameError, match="did you mean 'octane'.*cumene, octane, sps, tmbt"):
         load_chemistry("octan")
     with pytest.raises(BackmapError):
         load_chemistry("no/such.yaml")
 
 
-@pytest.mark.parametrize("name", ["sps", "octane", "cumene"])
+@pytest.mark.parametrize("name", ["sps", "octane", "cumene", "tmbt"])
 def test_shipped_chemistries_share_vocabularies_and_carry_no_charge(name):
     chemistry = load_chemistry(name)
     assert chemistry.name == name
-    assert set(chemistry.type_classes) <= set(load_chemistry("sps").type_classes)
+    assert set(chemistry.type_classes) <= {*load_chemistry("sps").type_classes, "N_AR"}
     assert set(chemistry.bead_types) <= {"A", "B"}
     folder = resources.files("openmm_backmap.chemistry")
     residues = ElementTree.fromstring((folder / f"{name}.xml").read_text()).findall("./Residues/Residue")

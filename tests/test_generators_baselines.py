@@ -25,7 +25,7 @@ from openmm_backmap.geometry.internal import dihedral_angles
 from openmm_backmap.model_file import save_model
 from openmm_backmap.training.fragment import FragmentTrainer, FragmentTraining, fragments_of
 
-MOLECULES = {"sps": ["STY"] * 4, "octane": ["OCT"], "cumene": ["CUM"]}
+MOLECULES = {"sps": ["STY"] * 4, "octane": ["OCT"], "cumene": ["CUM"], "tmbt": ["TMB"]}
 BONDED = (Stage(200, without=("nonbonded",)),)
 
 

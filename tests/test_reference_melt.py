@@ -128,7 +128,7 @@ def test_chains_do_not_pass_through_themselves(chemistry):
     assert energy(0.34) == 0.0
 
 
-@pytest.mark.parametrize("name, molecules", [("octane", 80), ("cumene", 80), ("sps", 12)])
+@pytest.mark.parametrize("name, molecules", [("octane", 80), ("cumene", 80), ("sps", 12), ("tmbt", 64)])
 def test_each_shipped_chemistry_has_a_recipe(name, molecules):
     settings = recipe(name)
     assert settings.chemistry == name and settings.n_chains == molecules

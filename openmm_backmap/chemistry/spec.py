@@ -20,7 +20,7 @@ from openmm_backmap.chemistry.text import only_known, read_mapping
 from openmm_backmap.errors import ChemistryError, InputError
 from openmm_backmap.registry import unknown_name
 
-SHIPPED = ("sps", "octane", "cumene")
+SHIPPED = ("sps", "octane", "cumene", "tmbt")
 POSITIONS = ("middle", "first", "last", "single")
 CONSTRAINTS = ("none", "h-bonds", "all-bonds")
 METHODS = ("PME", "Ewald", "LJPME", "CutoffPeriodic")
@@ -178,7 +178,7 @@ class Chemistry:
 
 
 def load_chemistry(name_or_path: str | Path) -> Chemistry:
-    """Read a chemistry: a shipped name (``sps``, ``octane``, ``cumene``) or the path of a YAML file.
+    """Read a chemistry: a shipped name (``sps``, ``octane``, ``cumene``, ``tmbt``) or the path of a YAML file.
 
     The force field file that it names lies beside it. A path that ends in ``.map`` is read as the DeepBackmap
     authors' files, see :func:`openmm_backmap.chemistry.dbm_files.load_dbm`.

@@ -21,9 +21,9 @@ _REGROWTHS = 50
 def build_coordinates(target: Target, rng: np.random.Generator) -> np.ndarray:
     """Positions (n_atoms, 3), nm, of every molecule of ``target`` by itself, with random staggered torsions.
 
-    Atoms with four bonds are tetrahedral, with three trigonal; bonds between trigonal atoms are planar, so regular
-    rings close. Torsions that leave room are preferred, and molecules with a bond through a ring are grown again;
-    what still overlaps is for a minimiser to undo.
+    Atoms with four bonds are tetrahedral, with three trigonal, and so is an atom of a ring with two (an aromatic
+    nitrogen); bonds between trigonal atoms are planar, so regular rings close. Torsions that leave room are preferred,
+    and molecules with a bond through a ring are grown again; what still overlaps is for a minimiser to undo.
     """
     from openmm_backmap.chemistry import create_system
 
@@ -75,6 +75,8 @@ class _Grower:
         for ring in map(set, nx.cycle_basis(graph)):
             for atom in ring:
                 self.rings_of.setdefault(atom, []).append(ring)
+        self.slots_of = [3 if len(near) == 2 and atom in self.rings_of else len(near)
+                         for atom, near in enumerate(self.neighbours)]
         self.x = np.full((target.n_atoms, 3), np.nan)
 
     def grow(self, molecules: np.ndarray) -> None:
@@ -133,10 +135,10 @@ class _Grower:
 
     def _directions(self, atom: int, n_children: int):
         """Arrays (n_children, 3) of unit vectors to try, in random order of torsion and with the right hand."""
-        parent, degree = self.before[atom], len(self.neighbours[atom])
+        parent, degree = self.before[atom], self.slots_of[atom]
         if parent < 0:
             frame, slots = _random_frame(self.rng), _slots(degree)[:n_children]
-            yield from self._handed(atom, [slots @ frame])
+            yield from self._handed(atom, n_children, [slots @ frame])
             return
         towards = _unit(self.x[atom] - self.x[parent])
         others = [n for n in self.neighbours[parent] if n != atom and not np.isnan(self.x[n, 0])]
@@ -144,9 +146,9 @@ class _Grower:
         side = self.x[others[0]] - self.x[parent] if others else self.rng.normal(size=3)
         frame = _frame(towards, side)
         slots = _slots(degree)[1:]
-        planar = degree == 3 and len(self.neighbours[parent]) == 3
+        planar = degree == 3 and self.slots_of[parent] == 3
         for turn in [0.0] if planar and others else self._turns(degree):
-            yield from self._handed(atom, [self._untaken(atom, _rotate(slots, turn) @ frame)])
+            yield from self._handed(atom, n_children, [self._untaken(atom, _rotate(slots, turn) @ frame)])
 
     def _untaken(self, atom: int, rows: np.ndarray) -> np.ndarray:
         """Without the directions in which a ring has already put a neighbour."""
@@ -163,9 +165,9 @@ class _Grower:
         for _ in range(_TRIES // len(staggered)):
             yield from staggered + self.rng.normal(scale=0.25, size=len(staggered))
 
-    def _handed(self, atom: int, directions):
+    def _handed(self, atom: int, n_children: int, directions):
         for rows in directions:
-            orders = list(itertools.permutations(range(len(rows))))
+            orders = list(itertools.permutations(range(len(rows)), n_children))
             for k in self.rng.permutation(len(orders)):
                 turned = rows[list(orders[k])]
                 if self._right_hand(atom, turned):

@@ -63,11 +63,12 @@ class MeltSettings:
     seed: int = 1
 
 
-# Small liquids of small boxes by default; the papers have 215 molecules of octane and 265 of cumene.
+# Small liquids of small boxes by default; the papers have 215 molecules of octane, 265 of cumene and 3000 of tmbt.
 _RECIPES = {
     "sps": MeltSettings(),
     "octane": MeltSettings(chemistry="octane", n_chains=80, n_monomers=1, density_g_cm3=0.60, equilibrate_ps=100.0),
     "cumene": MeltSettings(chemistry="cumene", n_chains=80, n_monomers=1, density_g_cm3=0.75, equilibrate_ps=100.0),
+    "tmbt": MeltSettings(chemistry="tmbt", n_chains=64, n_monomers=1, density_g_cm3=1.05, equilibrate_ps=100.0),
 }
 
 
