@@ -28,6 +28,7 @@ from openmm_backmap.training.dataset import (
     with_settled_labels,
 )
 from openmm_backmap.training.dbm_data import system_energies
+from openmm_backmap.training.symmetry import symmetric_copies
 
 
 def write_molecules(folder, name, monomer, n_frames=1, first_seed=1):
@@ -308,3 +309,27 @@ def test_imports_need_no_more_than_torch_and_numpy(module, torch_too):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(torch_too)
+
+
+# --- symmetric molecules ----------------------------------------------------------------------------------------------
+
+def test_a_molecule_of_three_alike_arms_is_seen_under_six_names():
+    target = build_target(load_chemistry("tmbt"), (("TMB",), ("TMB",)))
+    x = np.random.default_rng(0).normal(size=(1, target.n_atoms, 3))
+    copies = symmetric_copies(target, x)
+    assert len(copies) == 6 and (copies[0] == x).all()
+    assert len({c[0, :, 0].tobytes() for c in copies}) == 6
+    i, j = target.bonds.T
+    lengths = [np.linalg.norm(c[0, i] - c[0, j], axis=1) for c in copies]
+    beads = [target.mapping @ c[0] for c in copies]
+    for length, bead in zip(lengths[1:], beads[1:]):
+        assert np.sort(length) == pytest.approx(np.sort(lengths[0]))
+        # The centres stay, the arms change places.
+        assert bead[[0, 7]] == pytest.approx(beads[0][[0, 7]]) and not np.allclose(bead, beads[0])
+        assert np.sort(bead, axis=0) == pytest.approx(np.sort(beads[0], axis=0))
+
+
+@pytest.mark.parametrize(("name", "chain"), [("sps", ("STY",) * 3), ("octane", ("OCT",)), ("cumene", ("CUM",))])
+def test_molecules_without_such_symmetry_are_seen_once(name, chain):
+    target = build_target(load_chemistry(name), (chain,))
+    assert len(symmetric_copies(target, np.zeros((1, target.n_atoms, 3)))) == 1

@@ -20,6 +20,7 @@ from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import make_whole
 from openmm_backmap.io.writers import replacing
 from openmm_backmap.training.energies import energies_from_arrays, energies_to_arrays
+from openmm_backmap.training.symmetry import symmetric_copies
 
 FORMAT = "openmm_backmap data set"
 VERSION = 2
@@ -73,7 +74,8 @@ def _texts(chemistry: Chemistry) -> tuple[str, str]:
 def compile_dataset(files, chemistries: Chemistry | Sequence[Chemistry], progress=None) -> Dataset:
     """Read all-atom snapshots (files that :mod:`openmm_backmap.io` reads) and join broken molecules.
 
-    Snapshots of the same chains become one system. Atoms must be named and ordered as the recipes write them. Of
+    Snapshots of the same chains become one system, with a copy for each other way to name symmetric molecules
+    (:mod:`openmm_backmap.training.symmetry`). Atoms must be named and ordered as the recipes write them. Of
     several chemistries, a file is of that which has templates of all its residues.
 
     Raises
@@ -104,8 +106,14 @@ def compile_dataset(files, chemistries: Chemistry | Sequence[Chemistry], progres
             progress("reading", k + 1, len(files))
     if not found:
         raise InputError("no snapshots to train on")
-    systems = tuple(Frames(t, np.array(x, np.float32), np.array(b)) for t, x, b in found.values())
+    systems = tuple(_frames(*system) for system in found.values())
     return Dataset(next(c for c in chemistries if any(s.target.chemistry is c for s in systems)), systems)
+
+
+def _frames(target: Target, positions: list[np.ndarray], boxes: list[np.ndarray]) -> Frames:
+    """Snapshots of a system, under every name that the symmetry of its molecules allows."""
+    copies = symmetric_copies(target, np.array(positions, np.float32))
+    return Frames(target, np.concatenate(copies), np.array(boxes * len(copies)))
 
 
 def _chemistry_of(topology: CGTopology, chemistries: tuple[Chemistry, ...], file) -> Chemistry:
