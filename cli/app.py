@@ -9,7 +9,7 @@ import click
 from openmm_backmap import __version__
 
 _OWN = ("--help", "-h", "--version")
-_COMMANDS = ("run", "compile", "evaluate", "models", "reference", "train")
+_COMMANDS = ("run", "cg-model", "compile", "evaluate", "models", "reference", "train", "validate-cg")
 
 
 class MainJobGroup(click.Group):
@@ -22,7 +22,8 @@ class MainJobGroup(click.Group):
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return getattr(import_module(f"openmm_backmap.cli.{name}"), name) if name in _COMMANDS else None
+        module = name.replace("-", "_")
+        return getattr(import_module(f"openmm_backmap.cli.{module}"), module) if name in _COMMANDS else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in _COMMANDS and args[0] not in _OWN:

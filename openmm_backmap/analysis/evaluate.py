@@ -126,8 +126,8 @@ def _settings(job: _Job, chemistry: Chemistry, structures: Mapping[str, Sequence
         "structures": {label: file_hashes(find_files(paths)) for label, paths in structures.items()}}
 
 
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Make ``out`` the folder of an evaluation with these settings, or add models and structures to one.
+def claim(out: Path, settings: dict[str, Any], growing: Sequence[str] = ("models", "structures")) -> None:
+    """Make ``out`` the folder of an evaluation with these settings, or add to one, to what ``growing`` names.
 
     Raises
     ------
@@ -139,8 +139,8 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     if record.exists():
         try:
             found = json.loads(record.read_text())
-            other = [key for key in settings if key not in ("models", "structures") and found.get(key) != settings[key]]
-            for key in ("models", "structures"):
+            other = [key for key in settings if key not in growing and found.get(key) != settings[key]]
+            for key in growing:
                 other += [f"{key}: {label}" for label, value in settings[key].items()
                           if found[key].get(label, value) != value]
                 merged = {**merged, key: {**found[key], **settings[key]}}

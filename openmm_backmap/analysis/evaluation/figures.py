@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5a3c", "#000000")
-_GREY = "#b8bec4"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5a3c", "#000000")
+GREY = "#b8bec4"
 _COLUMNS = 4
 _LEGEND_INCHES = 1.9  # a label of 20 letters with its handle
 _MOST_TYPES = 24
@@ -84,14 +84,15 @@ def _others(evaluation: Evaluation) -> Iterator[tuple[str, str, Figure]]:
 def colour(evaluation: Evaluation, judged: Judged) -> str:
     """The colour of an ensemble in all figures."""
     place = evaluation.judged.index(judged)
-    if len(evaluation.judged) <= len(_COLOURS):
-        return _COLOURS[place]
+    if len(evaluation.judged) <= len(COLOURS):
+        return COLOURS[place]
     import matplotlib
 
     return matplotlib.colors.to_hex(matplotlib.colormaps["tab20"](place % 20))
 
 
-def _grid(n: int, wide: float = 3.0, high: float = 2.2, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
+def grid(n: int, wide: float = 3.0, high: float = 2.2, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
+    """A figure of ``n`` panels, inches each."""
     columns = min(columns, n)
     rows = -(-n // columns)
     drawn = page.figure(max(wide * columns, 5), high * rows + 0.5)
@@ -101,7 +102,8 @@ def _grid(n: int, wide: float = 3.0, high: float = 2.2, columns: int = _COLUMNS)
     return drawn, list(axes[:n])
 
 
-def _legend(drawn: Figure, axes: Axes) -> None:
+def legend(drawn: Figure, axes: Axes) -> None:
+    """One legend above all panels, with what ``axes`` has labels for."""
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, int(drawn.get_figwidth() / _LEGEND_INCHES))
     drawn.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
@@ -126,23 +128,23 @@ def _divergences(evaluation: Evaluation, shown: list[Judged]) -> Figure:
                   if (row.kind, row.name) in order]
         axes.scatter(*np.array(points).T, color=colour(evaluation, judged), label=judged.label, s=22, zorder=3)
     reach = [np.nan_to_num(row.floor + 2 * row.floor_sd) for row in rows]
-    axes.barh([order[row.kind, row.name] for row in rows], reach, color=_GREY, label=FLOOR, zorder=1)
+    axes.barh([order[row.kind, row.name] for row in rows], reach, color=GREY, label=FLOOR, zorder=1)
     axes.set(xscale="log", xlim=(_LEAST / 2, 1.2), xlabel="Jensen-Shannon divergence (bits)",
              yticks=list(order.values()), ylim=(-0.7, len(rows) - 0.3))
     axes.set_yticklabels([f"{kind}  {name}" for kind, name in order], fontsize=8)
     axes.grid(axis="x", color="#e4e4e4", zorder=0)
-    _legend(drawn, axes)
+    legend(drawn, axes)
     return drawn
 
 
 def _panels(n: int, draw: Callable[[int, Axes], None], xlabel: Callable[[int], str]) -> Figure:
-    drawn, panels = _grid(n)
+    drawn, panels = grid(n)
     for k, axes in enumerate(panels):
         draw(k, axes)
         axes.set_yticks([])
         axes.set_xlabel(xlabel(k), fontsize=8)
         axes.tick_params(labelsize=8)
-    _legend(drawn, panels[0])
+    legend(drawn, panels[0])
     return drawn
 
 
@@ -169,7 +171,7 @@ def _steps(axes: Axes, counts: list[np.ndarray], edges: np.ndarray, styles: list
     for k, count in enumerate(counts):
         density = (count / max(count.sum(), 1) / np.diff(edges))[low:high]
         if k == 0:
-            axes.stairs(density, edges[low:high + 1], fill=True, color=_GREY, label="reference")
+            axes.stairs(density, edges[low:high + 1], fill=True, color=GREY, label="reference")
         else:
             axes.stairs(density, edges[low:high + 1], **styles[k - 1])
 
@@ -205,7 +207,7 @@ def _radial(evaluation: Evaluation, shown: list[Judged]) -> Figure:
             g = radial_distribution(description.radial[names[k]], description.radial_density[names[k]], edges)
             middle = (edges[1:] + edges[:-1]) / 2
             if m == 0:
-                axes.fill_between(middle, g, color=_GREY, label="reference", linewidth=0)
+                axes.fill_between(middle, g, color=GREY, label="reference", linewidth=0)
                 axes.set_ylim(0, 1.6 * max(g.max(), 0.1))
             else:
                 axes.plot(middle, g, **styles[m - 1])
@@ -219,7 +221,7 @@ def _two_sample(evaluation: Evaluation, tested: list[Judged]) -> Figure:
     axes = drawn.add_subplot()
     for k, judged in enumerate(reversed(tested)):
         test = judged.two_sample
-        axes.errorbar(test.floor_auc, k + 0.12, xerr=test.floor_error, fmt="s", color=_GREY, capsize=3)
+        axes.errorbar(test.floor_auc, k + 0.12, xerr=test.floor_error, fmt="s", color=GREY, capsize=3)
         axes.errorbar(test.auc, k - 0.12, xerr=test.error, fmt="o", color=colour(evaluation, judged), capsize=3)
     axes.axvline(0.5, color="#808080", linewidth=0.8)
     axes.set(xlim=(0.4, 1.02), xlabel="area under the ROC curve", yticks=range(len(tested)),
@@ -269,5 +271,5 @@ def summary_figure(evaluation: Evaluation) -> Figure:
              xticklabels=[q.title for q in wanted])
     axes.grid(axis="y", color="#e4e4e4", zorder=0)
     axes.set_axisbelow(True)
-    _legend(drawn, axes)
+    legend(drawn, axes)
     return drawn

@@ -110,7 +110,7 @@ def read_inputs(chemistry: Chemistry, reference: Sequence, held_out: Sequence = 
     target = opened.target
     _check_apart(opened, held)
     if cg:
-        frames = _read_cg(chemistry, target, cg, cg_topology, aliases)
+        frames = read_cg(chemistry, target, cg, cg_topology, aliases)
     else:
         frames = _mapped_frames(held or opened)
     if n_frames is not None and n_frames < len(frames):
@@ -163,7 +163,9 @@ def _bead_names(chemistry: Chemistry, monomer: str) -> list[str]:
     return [naming[name].replace("#", "") for name in names]
 
 
-def _read_cg(chemistry: Chemistry, target: Target, paths: Sequence, topology, aliases) -> Frames:
+def read_cg(chemistry: Chemistry, target: Target, paths: Sequence, topology: str | Path | None,
+            aliases: Mapping[str, str] | None) -> Frames:
+    """All coarse-grained frames of ``paths``, which must be of the molecules of ``target``."""
     beads: list[np.ndarray] = []
     boxes: list[np.ndarray | None] = []
     names: list[str] = []

@@ -111,9 +111,14 @@ def result(task: JudgeTask):
     return kept(task.file)
 
 
+def load_ensemble(label: str, out: Path) -> Ensemble | None:
+    """What :func:`save_ensemble` wrote; None where there is nothing."""
+    file = _ensemble_file(out, label)
+    return _loaded(file, label, out, file.stat().st_mtime_ns) if file.exists() else None
+
+
 def _ensemble(task: JudgeTask, label: str) -> Ensemble | None:
-    file = _ensemble_file(task.out, label)
-    return _loaded(file, label, task.out, file.stat().st_mtime_ns) if file.exists() else None
+    return load_ensemble(label, task.out)
 
 
 @functools.lru_cache(maxsize=16)

@@ -127,7 +127,7 @@ def _plain_words(evaluation: Evaluation) -> str:
 def _bars(evaluation: Evaluation, folder: Path) -> list[str]:
     if all(judged.comparison is None for judged in evaluation.judged):
         return []
-    return [_kept_image(summary_figure(evaluation), "summary", "The headline divergences as multiples of the "
+    return [kept_image(summary_figure(evaluation), "summary", "The headline divergences as multiples of the "
                         "floor, logarithmic.", folder)]
 
 
@@ -136,11 +136,12 @@ def _figures(evaluation: Evaluation, folder: Path, progress: Progress | None) ->
     for name, caption, drawn in figures(evaluation):
         if progress:
             progress("drawing figures", len(parts), len(parts) + 2)
-        parts.append(_kept_image(drawn, name, caption, folder))
+        parts.append(kept_image(drawn, name, caption, folder))
     return parts
 
 
-def _kept_image(drawn, name: str, caption: str, folder: Path) -> str:
+def kept_image(drawn, name: str, caption: str, folder: Path) -> str:
+    """A figure inside the page, and as ``folder/figures/name.png``."""
     (folder / "figures").mkdir(exist_ok=True)
     with replacing(folder / "figures" / f"{name}.png", overwrite=True) as part:
         drawn.savefig(part, dpi=150, format="png")

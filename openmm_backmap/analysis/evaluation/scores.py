@@ -40,7 +40,7 @@ def write_scores(evaluation: Evaluation, folder: Path) -> None:
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Everything that was found, as plain values; numbers that do not exist are null, infinite ones ``"inf"``."""
     inputs = evaluation.inputs
-    return _plain({
+    return plain({
         "format": FORMAT, "version": VERSION, "provenance": evaluation.provenance, "settings": evaluation.settings,
         "system": {"chemistry": inputs.target.chemistry.name, "molecules": len(inputs.target.chains),
                    "atoms": inputs.target.n_atoms, "beads": inputs.target.n_beads},
@@ -86,20 +86,20 @@ def _relaxation(relaxation: Relaxation | NotDone, evaluation: Evaluation) -> Any
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """``value`` as JSON has it."""
     if is_dataclass(value):
         content = {field.name: getattr(value, field.name) for field in fields(value)}
-        return {name: _plain(item) for name, item in content.items()
+        return {name: plain(item) for name, item in content.items()
                 if not (isinstance(item, np.ndarray) and item.size > _LONGEST)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None if np.isnan(value) else "inf" if value > 0 else "-inf"
     return str(value) if isinstance(value, Path) else value
