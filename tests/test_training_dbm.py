@@ -131,21 +131,9 @@ def test_divergences_of_histograms():
 
 # --- batches ----------------------------------------------------------------------------------------------------------
 
-def batches(dataset, share=(0, 1), axes="first"):
+def batches(dataset, share=(0, 1)):
     channels = default_channels([s.target for s in dataset.systems])
-    return SnapshotBatches(dataset, channels, TINY.grid, "depth-first", "cpu", None, 1, share, axes)
-
-
-def test_both_axes_show_every_snapshot_again_along_the_second_frame_bead(dataset):
-    one, two = batches(dataset).snapshots, batches(dataset, axes="both").snapshots
-    assert len(two) == 2 * len(one)
-    for snapshot in two:
-        target, around = snapshot.tables.target, snapshot.around
-        towards = torch.as_tensor(snapshot.beads[target.bead_frame[:, 0]], dtype=torch.float32)
-        local = around.to_local(torch.arange(target.n_beads), towards)
-        assert (local[:, 2] > 0.1).all() and local[:, :2].abs().max() < 1e-5
-    first, second = one[0].tables.target.bead_frame.T
-    assert (two[-1].tables.target.bead_frame == np.stack([second, first], axis=1)).all() and (second >= 0).all()
+    return SnapshotBatches(dataset, channels, TINY.grid, "depth-first", "cpu", None, 1, share)
 
 
 def test_placements_see_what_comes_before_them_and_never_themselves(dataset):

@@ -72,8 +72,7 @@ class DBMTrainer:
         self.channels = self._channels([system.target for system in dataset.systems], start)
         hyper = settings.network
         make = lambda data, energies, share: SnapshotBatches(  # noqa: E731
-            data, self.channels, hyper.grid, hyper.order, self.device, energies, settings.seed, share,
-            settings.axes)
+            data, self.channels, hyper.grid, hyper.order, self.device, energies, settings.seed, share)
         self.batches = make(dataset, self._energies(dataset, energies), (self.ranks.rank, self.ranks.world))
         self.held_out = make(validation, None, (0, 1))
         torch.manual_seed(settings.seed)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from openmm_backmap.chemistry import Target
 from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.environments.voxel_channels import Channels
 from openmm_backmap.environments.voxel_sequences import Sequences, atom_sequences
@@ -89,22 +88,19 @@ class SnapshotBatches:
     """Random batches of a data set's sequences.
 
     Every random number is drawn for the whole batch, and ``share = (rank, ranks)`` picks rows of it: that way several
-    processes together see what one process would. ``axes`` is that of
-    :class:`~openmm_backmap.training.dbm_settings.DBMTraining`.
+    processes together see what one process would.
     """
 
     def __init__(self, dataset: Dataset, channels: Channels, grid: VoxelGrid, order: str, device: str,
-                 energies: Sequence[TorchEnergy] | None, seed: int, share: tuple[int, int] = (0, 1),
-                 axes: str = "first"):
+                 energies: Sequence[TorchEnergy] | None, seed: int, share: tuple[int, int] = (0, 1)):
         self.order, self.share, self.snapshots = order, share, []
         rng = np.random.default_rng(seed)
         for k, system in enumerate(with_settled_labels(dataset).systems):
+            tables = VoxelTables(system.target, channels, device)
+            sequences = atom_sequences(tables, order, rng)
             energy = None if energies is None else energies[k]
-            for target in (system.target, _other_axis(system.target))[:1 if axes == "first" else 2]:
-                tables = VoxelTables(target, channels, device)
-                sequences = atom_sequences(tables, order, rng)
-                self.snapshots += [Snapshot(tables, x, box, grid, sequences, energy)
-                                   for x, box in zip(system.positions, system.boxes)]
+            self.snapshots += [Snapshot(tables, x, box, grid, sequences, energy)
+                               for x, box in zip(system.positions, system.boxes)]
 
     def rows(self, values: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """This process' rows of what was drawn for the whole batch."""
@@ -169,12 +165,6 @@ class SnapshotBatches:
             1, columns.clamp(min=0), (columns >= 0).int()) > 0
         seen = env.own_there if gibbs else env.own_there & ~coming
         return Batch(snapshot, light, bead, columns, env, reference, seen)
-
-
-def _other_axis(target: Target) -> Target:
-    """The same molecules, z of each bead towards the second of its frame beads, where it has two."""
-    frame = target.bead_frame
-    return replace(target, bead_frame=np.where((frame >= 0).all(1, keepdims=True), frame[:, ::-1], frame))
 
 
 def system_energies(dataset: Dataset) -> tuple[TorchEnergy, ...]:

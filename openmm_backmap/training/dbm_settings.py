@@ -10,8 +10,7 @@ from openmm_backmap.generators.dbm.network import HEADS, PRESETS, DBMHyperparame
 from openmm_backmap.generators.dbm.sweep import DBMSampling
 
 PRIORS = ("none", "min", "match")
-AXES = ("first", "both")
-_CHOICES = {"prior": PRIORS, "axes": AXES, "precision": ("float32", "bfloat16")}
+_CHOICES = {"prior": PRIORS, "precision": ("float32", "bfloat16")}
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,6 @@ class DBMTraining:
         Prior energies far above it count by their logarithm; 0 takes them as they are.
     jitter_nm : float
         Largest displacement (standard deviation) of surrounding atoms in the warm start.
-    axes : str
-        Where z of a bead points in training: ``first``, towards the first bead of its frame as in inference, or
-        ``both``, in every second snapshot towards the second. Other molecules have their axes otherwise (along the
-        chain, or to a side group): a model that is to be applied to them needs both.
     average : float
         Decay of the running mean of the generator's weights.
     precision : str
@@ -92,7 +87,6 @@ class DBMTraining:
     ramp_end: int = 3000
     damping_kJ: float = 100.0
     jitter_nm: float = 0.004
-    axes: str = "first"
     average: float = 0.999
     precision: str = "float32"
     energies: str = ""
