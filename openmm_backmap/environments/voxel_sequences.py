@@ -59,16 +59,17 @@ def walk(neighbours: list[list[int]], root: int, order: str, rng: np.random.Gene
 def atom_sequences(tables: VoxelTables, order: str, rng: np.random.Generator) -> Sequences:
     """Sequences of all beads; beads of one kind get the same.
 
-    The walk starts at the heavy atom bonded to an earlier bead, failing that at one with the fewest bonds inside the
-    bead. Hydrogens follow the order of the atoms that carry them.
+    The walk starts at the heavy atom bonded to an earlier bead, failing that at an end of the molecule: one bonded to
+    the fewest heavy atoms. Hydrogens follow the order of the atoms that carry them.
     """
     atoms = tables.base.atoms_of_bead.cpu().numpy()
     light = tables.light.cpu().numpy()
     inside, entry = _bonds_inside(tables.target, tables.base.column_of_atom.cpu().numpy(), light)
     slots = np.where(atoms >= 0, tables.base.slot_of_atom.cpu().numpy()[atoms], -1)
-    _, first, kind = np.unique(np.c_[slots, entry], axis=0, return_index=True, return_inverse=True)
-    made = [_sequence(inside(b), np.where(atoms[b] >= 0, light[atoms[b]], True), atoms[b] >= 0, entry[b], order, rng)
-            for b in first]
+    branches = np.where(atoms >= 0, _heavy_neighbours(tables.target, light)[atoms], 0)
+    _, first, kind = np.unique(np.c_[slots, branches, entry], axis=0, return_index=True, return_inverse=True)
+    made = [_sequence(inside(b), np.where(atoms[b] >= 0, light[atoms[b]], True), atoms[b] >= 0, entry[b], branches[b],
+                      order, rng) for b in first]
     tensor = lambda rows: torch.as_tensor(_padded(rows)[kind.ravel()], device=tables.device)  # noqa: E731
     return Sequences(tensor([heavy for heavy, _ in made]), tensor([hydrogens for _, hydrogens in made]))
 
@@ -88,14 +89,20 @@ def _bonds_inside(target: Target, column: np.ndarray, light: np.ndarray):
     return lambda b: pairs[start[b]:start[b + 1]], entry
 
 
-def _sequence(bonds: np.ndarray, light: np.ndarray, there: np.ndarray, entry: int, order: str,
+def _heavy_neighbours(target: Target, light: np.ndarray) -> np.ndarray:
+    """(n_atoms,) how many heavy atoms each is bonded to."""
+    i, j = np.concatenate([target.bonds, target.bonds[:, ::-1]]).T
+    return np.bincount(i[~light[j]], minlength=target.n_atoms)
+
+
+def _sequence(bonds: np.ndarray, light: np.ndarray, there: np.ndarray, entry: int, branches: np.ndarray, order: str,
               rng: np.random.Generator) -> tuple[list[int], list[int]]:
     heavy = np.flatnonzero(~light).tolist()
     near = [sorted(int(j) for i, j in bonds if i == k) for k in range(len(light))]
     among = [[j for j in row if not light[j]] for row in near]
     found: list[int] = []
     while rest := [k for k in heavy if k not in found]:
-        root = entry if entry in rest else min(rest, key=lambda k: len(among[k]))
+        root = entry if entry in rest else min(rest, key=lambda k: branches[k])
         found += walk(among, root, order, rng)
     carried = [j for k in found for j in near[k] if light[j]]
     return found, carried + [int(k) for k in np.flatnonzero(light & there) if k not in carried]
