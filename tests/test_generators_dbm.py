@@ -169,6 +169,14 @@ def test_the_critic_sees_environment_type_and_atom(tables, spectral_norm):
         assert max(largest) < 1.15
 
 
+@pytest.mark.parametrize("turn", [360.0, 40.0, 0.0])
+def test_orientations_fill_the_turn_and_no_more(turn):
+    angles = torch.rad2deg(replace(TINY, turn_deg=turn).orientations(torch.linspace(0, 2, 401)[:-1]))
+    assert angles.min() == 0 and angles.max() == pytest.approx(0.995 * turn, abs=1e-3)
+    assert angles.diff()[:199].numpy() == pytest.approx(turn / 200, abs=1e-3)
+    assert torch.allclose(angles[:200], angles[200:], atol=1e-2)
+
+
 def test_presets_make_networks(tables):
     assert set(PRESETS) == {"small", "published"}
     for preset in PRESETS.values():

@@ -197,7 +197,8 @@ class DBMTrainer:
 
     def _scene(self, batch: Batch, batches: SnapshotBatches, n: int, seed: torch.Generator, n_noise: int):
         """The batch in random orientations, and noise (n_noise, B, n_noise_dim)."""
-        angle = batches.rows(2 * math.pi * torch.rand(n, 1, generator=seed)).to(self.device)
+        share = torch.rand(n, 1, generator=seed)
+        angle = batches.rows(self.settings.network.orientations(share)).to(self.device)
         noise = batches.rows(torch.randn(n_noise, n, self.settings.network.noise, generator=seed), 1).to(self.device)
         return Scene(batch.snapshot.tables, self.settings.network.grid, batch.env, angle), noise
 

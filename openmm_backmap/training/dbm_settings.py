@@ -121,6 +121,8 @@ class DBMTraining:
         hyper = self.network
         if hyper.n_cells % 2 or hyper.width % hyper.groups or hyper.stem % hyper.groups:
             raise InputError(f"{where}: n_cells must be even, stem and width multiples of groups")
+        if not 0 <= hyper.turn_deg <= 360:
+            raise InputError(f"{where}: turn_deg is {hyper.turn_deg:g}; expected 0 to 360 degrees")
 
 
 def _values(default, given: dict, where: str):

@@ -8,6 +8,7 @@ and the atom's density together.
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,9 @@ class DBMHyperparameters:
         ``density`` (thesis 4.11) or ``coordinates`` (4.12).
     order : str
         Order of the atoms in a bead: ``depth-first``, ``breadth-first`` or ``random``.
+    turn_deg : float
+        Environments are seen turned about z by angles from 0 to this. 360, as published, leaves the direction across z
+        to be found; with less, x points to the second bead of the frame, to within this much, and less data do.
     n_cells, edge_nm, width_nm, cutoff_nm : int, float
         See :class:`~openmm_backmap.environments.voxels.VoxelGrid`.
     """
@@ -48,6 +52,7 @@ class DBMHyperparameters:
     groups: int = 1
     head: str = "density"
     order: str = "depth-first"
+    turn_deg: float = 360.0
     n_cells: int = 8
     edge_nm: float = 1.2
     width_nm: float = 0.1
@@ -56,6 +61,10 @@ class DBMHyperparameters:
     @property
     def grid(self) -> VoxelGrid:
         return VoxelGrid(self.n_cells, self.edge_nm, self.width_nm, self.cutoff_nm)
+
+    def orientations(self, share: torch.Tensor) -> torch.Tensor:
+        """Angles about z, rad, at shares of the turn; what is beyond 1 begins anew."""
+        return math.radians(self.turn_deg) * (share % 1.0)
 
 
 #: sizes by name: ``small`` for one CPU core, ``published`` as the authors' (64 channels, twice as many where pooled)

@@ -6,7 +6,6 @@ sequences. Each bead's sequence is drawn in several orientations with noise of i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,8 @@ class DBMSampling:
     Parameters
     ----------
     n_ensemble : int
-        Candidates of each bead's sequence: orientations about z, evenly spaced from a random start, with fresh noise.
+        Candidates of each bead's sequence: orientations about z, evenly spaced over the network's turn from a random
+        start, with fresh noise.
     selection : str
         ``lowest`` energy (thesis 5.1.4), ``boltzmann`` (drawn by weight at ``temperature_K``) or ``first``.
     temperature_K : float
@@ -139,7 +139,7 @@ class DBMSweep:
     def _orientations(self, n_beads: int) -> torch.Tensor:
         n, device = self.sampling.n_ensemble, self.positions.device
         start = torch.rand(n_beads, 1, generator=self.seed, device=device)
-        return 2 * math.pi * (start + torch.arange(n, device=device) / n)
+        return self.network.hyper.orientations(start + torch.arange(n, device=device) / n)
 
     def _choose(self, bead: torch.Tensor, columns: torch.Tensor, own: torch.Tensor, light: bool) -> torch.Tensor:
         if not self.sampling.needs_energies:
