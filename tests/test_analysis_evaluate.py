@@ -162,6 +162,12 @@ def test_models_that_cannot_be_meant(toy_model, models, chemistry, message):
         draws.choose([word.format(toy=toy_model) for word in models], chemistry, None)
 
 
+def test_a_model_that_transfers_is_judged_on_the_molecules_asked_for():
+    (transferred, own), chemistry = draws.choose(["dbm-transfer", "dbm-sps"], "sps", None)
+    assert chemistry.name == "sps" and (transferred.chemistry, own.chemistry) == ("sps", None)
+    assert draws.choose(["dbm-transfer"], None, None)[1].name == "octane"
+
+
 def test_a_model_of_other_molecules_is_refused_before_any_work(files, toy_model, tmp_path):
     with pytest.raises(ChemistryError, match="octane"):
         evaluate([files / "reference"], ["sps=random"], out=tmp_path / "out", chemistry="octane")

@@ -126,7 +126,7 @@ def find_model(model: str | Path | ModelFile, chemistry: str | Path | None = Non
     found = model if isinstance(model, ModelFile) else load_model(_known(model))
     if chemistry is None:
         return found
-    if not getattr(FAMILIES.get(found.family), "transfers", False):
+    if not transfers(found):
         raise InputError(f"model {found.name} brings its own chemistry: leave --chemistry {chemistry} out")
     other = load_chemistry(chemistry)
     return replace(found, chemistry_source=other.source, force_field_xml=other.force_field_xml)
@@ -135,6 +135,11 @@ def find_model(model: str | Path | ModelFile, chemistry: str | Path | None = Non
 def takes_chemistry(model: str | Path | ModelFile) -> bool:
     """Whether ``model`` names a family, to which a chemistry has to be given, and not a model."""
     return not isinstance(model, ModelFile) and str(model) in FAMILIES.names() and str(model) not in shipped_models()
+
+
+def transfers(model: ModelFile) -> bool:
+    """Whether ``model`` may be applied to other molecules than its own."""
+    return getattr(FAMILIES.get(model.family), "transfers", False)
 
 
 def _known(model: str | Path | ModelFile) -> str | Path | ModelFile:

@@ -121,14 +121,17 @@ def choose(models: Sequence[str | Path], chemistry: str | Path | None,
     UnknownNameError
         No such model or chemistry.
     """
-    from openmm_backmap.generators.base import default_refine, find_model, takes_chemistry
+    from openmm_backmap.generators.base import default_refine, find_model, takes_chemistry, transfers
 
+    judged_by = None if chemistry is None else load_chemistry(chemistry)
     own, choices = None, []
     for word in models:
         label, rest = split_label(word)
         name, level = _split_refine(rest)
         needs = takes_chemistry(name)
         found = find_model(name, chemistry if needs else None)
+        if judged_by and transfers(found) and found.chemistry.source != judged_by.source:
+            needs, found = True, find_model(name, chemistry)
         own = own or found.chemistry
         stem = Path(name).stem if Path(name).is_file() else name
         label = label or (f"{stem} ({level})" if level else stem)
@@ -137,7 +140,7 @@ def choose(models: Sequence[str | Path], chemistry: str | Path | None,
     check_labels([choice.label for choice in choices])
     if chemistry is None and own is None:
         raise InputError("give --chemistry: no model says what the molecules are")
-    return choices, own if chemistry is None else load_chemistry(chemistry)
+    return choices, judged_by or own
 
 
 def _split_refine(text: str) -> tuple[str, str | None]:
