@@ -60,6 +60,8 @@ def _distributions(found: Validation, shown: list[Judged]) -> Figure:
             counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
             axes.stairs(counts / values.size / width, edges, label=judged.label, **_style(shown, judged))
         axes.set(xscale="log", yscale="log", title=bead, xlabel="|F| (kJ/mol/nm)", ylabel="density of log |F|")
+        # Labels of minor ticks would lie on one another where the axis is short.
+        axes.xaxis.set_minor_formatter("")
     legend(drawn, panels[0])
     return drawn
 
