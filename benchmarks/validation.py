@@ -21,8 +21,9 @@ from measure import this_machine
 from pages import markdown_table
 
 from openmm_backmap import __version__
+from openmm_backmap.analysis.evaluation.draws import slug
 from openmm_backmap.analysis.evaluation.results import number_text
-from openmm_backmap.analysis.forces.results import Judged, Validation, numbers, ranking_text, rankings, summary_table
+from openmm_backmap.analysis.forces.results import Validation, numbers, ranking_text, rankings, summary_table
 from openmm_backmap.analysis.forces.validate import validate
 from openmm_backmap.chemistry import load_chemistry
 from openmm_backmap.cli.progress import Bars
@@ -111,7 +112,7 @@ def spoiled(base: str, model: CGModel, removed: str) -> dict[str, CGModel]:
 
 def run(model: CGModel, out: Path, label: str, start: str, settings: RunSettings, bars) -> Path:
     """The trajectory of a model, from where the fit of ``start`` ended; made where it is not there."""
-    trajectory = out / f"{label.replace(', ', '_').replace(' ', '-').replace('%', '')}.xtc"
+    trajectory = out / f"{slug(label)}.xtc"
     if not trajectory.exists():
         run_model(model, out / start / "start.gro", trajectory, settings, system=trajectory.with_suffix(".xml"),
                   progress=bars)
@@ -124,7 +125,7 @@ def write_page(name: str, case: Case, scores: dict[str, list[Score]], found: Val
     for figure in FIGURES:
         with replacing(docs / "figures" / f"validation-{name}-{figure}.png", overwrite=True) as part:
             shutil.copyfile(out / "validation" / "figures" / f"{figure}.png", part)
-    frames = len(next(j for j in found.judged if j.kind == "in-distribution").frame_scores)
+    frames = len(found.in_distribution.frame_scores)
     lines = [
         f"# {case.title}: CG models judged by atomistic forces", "",
         f"CG models of {case.title.lower()} made of {n_files} atomistic frames by Boltzmann inversion, run for {ps:g} "
@@ -134,7 +135,7 @@ def write_page(name: str, case: Case, scores: dict[str, list[Score]], found: Val
         "## Forces", "", *forces_table(found, lambda j: not j.label.endswith("minimised")), "",
         *(f"![{title}](figures/validation-{name}-{figure}.png)" for figure, title in FIGURES.items()), "",
         "Ranking by the divergence of |F| (`<`: more than two standard errors apart): "
-        f"{ranking_text(rankings(found)[refinement(found)])}.", "",
+        f"{ranking_text(rankings(found)[found.in_distribution.choice.refine])}.", "",
         "## Are bad models found out?", "", *detections(found), "",
         "## What distributions of beads say", "",
         "Divergence of the last iteration of each fit from its target, next to its floor.", "",
@@ -145,11 +146,6 @@ def write_page(name: str, case: Case, scores: dict[str, list[Score]], found: Val
         "## Beads of the atoms", "", *rmsd_lines(found, baseline), ""]
     with replacing(docs / f"validation-{name}.md", overwrite=True) as part:
         part.write_text("\n".join(lines))
-
-
-def refinement(found: Validation) -> str:
-    """How the in-distribution set, and all that is not minimised, was refined."""
-    return next(j.choice.refine for j in found.judged if j.kind == "in-distribution")
 
 
 def forces_table(found: Validation, shown) -> list[str]:
@@ -197,10 +193,7 @@ def bead_table(scores: dict[str, list[Score]]) -> list[str]:
 
 def rmsd_lines(found: Validation, baseline: Validation) -> list[str]:
     """Distances of the beads of drawn atoms from those given, of the model and of minimised fragments."""
-    def of(validation: Validation) -> Judged:
-        return next(j for j in validation.judged if j.kind == "in-distribution")
-
-    model, fragments = of(found), of(baseline)
+    model, fragments = found.in_distribution, baseline.in_distribution
     name = Path(model.choice.model).stem
     return [
         "Root mean square distance of beads of the in-distribution set from those given, nm, as drawn: "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from openmm_backmap.cli.progress import Bars
+from openmm_backmap.cli.progress import resumable
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -74,13 +73,9 @@ def fit(reference: tuple[str, ...], chemistry: str, out: Path, **options: Any) -
         direct_bonded=options["direct_bonded"], pressure_bar=options["pressure_correction"],
         cutoff_nm=options["cutoff"], excluded_bonds=options["exclude"], ps=options["ps"],
         temperature_K=options["temperature"], seed=options["seed"])
-    try:
-        with Bars(options["quiet"]) as bars:
-            _, scores = fit_model(reference, load_chemistry(chemistry), out, settings, topology=options["topology"],
-                                  aliases=parse_aliases(options["aliases"]), platform=options["platform"],
-                                  progress=bars)
-    except KeyboardInterrupt:
-        _interrupted()
+    with resumable(options["quiet"]) as bars:
+        _, scores = fit_model(reference, load_chemistry(chemistry), out, settings, topology=options["topology"],
+                              aliases=parse_aliases(options["aliases"]), platform=options["platform"], progress=bars)
     if not options["quiet"]:
         _say(scores, out)
 
@@ -120,19 +115,11 @@ def run(model: Path, cg: Path | None, out: Path, **options: Any) -> None:
         if not cg.is_file():
             raise InputError(f"{cg} does not exist: give a structure to begin with as --cg")
     settings = RunSettings(options["ps"], options["every"], options["temperature"], options["seed"])
-    try:
-        with Bars(options["quiet"]) as bars:
-            files = run_model(loaded, cg, out, settings, system=options["system"], platform=options["platform"],
-                              overwrite=options["overwrite"], progress=bars)
-    except KeyboardInterrupt:
-        _interrupted()
+    with resumable(options["quiet"]) as bars:
+        files = run_model(loaded, cg, out, settings, system=options["system"], platform=options["platform"],
+                          overwrite=options["overwrite"], progress=bars)
     if not options["quiet"]:
         click.echo(f"wrote {', '.join(map(str, files))}")
-
-
-def _interrupted() -> None:
-    sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
-    sys.exit(130)
 
 
 def _say(scores, out: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from openmm_backmap.cli.progress import Bars
+from openmm_backmap.cli.judging import exit_code, labelled, say_provenance
+from openmm_backmap.cli.progress import resumable
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -68,35 +68,19 @@ def evaluate(**options: Any) -> int:
     from openmm_backmap.analysis.evaluate import evaluate as run
     from openmm_backmap.analysis.evaluation.processes import default_workers
 
-    try:
-        with Bars(options["quiet"]) as bars:
-            evaluation = run(
-                options["reference"], options["models"], out=options["out"], held_out=options["held_out"],
-                cg=options["cg"], structures=_structures(options["structures"]), chemistry=options["chemistry"],
-                n_samples=options["samples"], n_frames=options["frames"], refine=options["refine"],
-                seed=options["seed"], temperature=options["temperature"], relax_ps=options["relax"],
-                topology=options["topology"], cg_topology=options["cg_topology"], aliases=options["aliases"],
-                workers=options["workers"] or default_workers(), platform=options["platform"],
-                device=options["device"], progress=bars)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
-        sys.exit(130)
+    structures = labelled("--structures", "ATOMS", options["structures"])
+    with resumable(options["quiet"]) as bars:
+        evaluation = run(
+            options["reference"], options["models"], out=options["out"], held_out=options["held_out"],
+            cg=options["cg"], structures=structures, chemistry=options["chemistry"], n_samples=options["samples"],
+            n_frames=options["frames"], refine=options["refine"], seed=options["seed"],
+            temperature=options["temperature"], relax_ps=options["relax"], topology=options["topology"],
+            cg_topology=options["cg_topology"], aliases=options["aliases"],
+            workers=options["workers"] or default_workers(), platform=options["platform"], device=options["device"],
+            progress=bars)
     if not options["quiet"]:
         _say(evaluation, options["out"], options["verbose"])
-    for label, failures in evaluation.failures.items():
-        click.echo(f"Error: {label}: {len(failures)} draw(s) failed, the first: {failures[0].frame}, draw "
-                   f"{failures[0].draw}: {failures[0].reason}", err=True)
-    return 1 if evaluation.failures else 0
-
-
-def _structures(words: tuple[str, ...]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for word in words:
-        label, sign, path = word.partition("=")
-        if not sign or not label or not path:
-            raise click.BadParameter(f"--structures {word}: write LABEL=ATOMS")
-        found.setdefault(label, []).append(path)
-    return found
+    return exit_code(evaluation)
 
 
 def _say(evaluation, out: Path, verbose: bool) -> None:
@@ -107,6 +91,5 @@ def _say(evaluation, out: Path, verbose: bool) -> None:
         if text := verdict(judged, evaluation.band):
             click.echo(f"dynamics from {judged.label}: {text}")
     if verbose:
-        for key, value in {**evaluation.provenance, **evaluation.settings}.items():
-            click.echo(f"  {key:24}{value}")
+        say_provenance(evaluation)
     click.echo(f"wrote {out / 'report.html'}, {out / 'scores.json'}, {out / 'scores.csv'}, {out / 'figures'}")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
+
+from openmm_backmap.cli import INTERRUPTED
 
 
 class Bars:
@@ -36,3 +40,14 @@ class Bars:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+@contextmanager
+def resumable(quiet: bool, how: str = "the same command goes on where this one stopped") -> Iterator[Bars]:
+    """Bars of work that can go on later: Ctrl-C says how, and leaves with its exit code."""
+    try:
+        with Bars(quiet) as bars:
+            yield bars
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; {how}\n")
+        sys.exit(INTERRUPTED)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from openmm_backmap.cli.progress import Bars
+from openmm_backmap.cli.progress import resumable
 from openmm_backmap.reference.melt import MeltSettings, recipe, run_melt
 
 _DEFAULT = "[default: the recipe's]"
@@ -45,13 +44,9 @@ def reference(chemistry: str, out: Path, **options: Any) -> None:
       backmap-openmm reference octane --out runs/octane --chains 215
       backmap-openmm reference sps --out runs/cold --temperature 453
     """
-    try:
-        with Bars(options["quiet"]) as bars:
-            for k in range(options["melts"]):
-                run_melt(_settings(chemistry, options, k), out / f"melt_{k + 1}", options["platform"], bars)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
-        sys.exit(130)
+    with resumable(options["quiet"]) as bars:
+        for k in range(options["melts"]):
+            run_melt(_settings(chemistry, options, k), out / f"melt_{k + 1}", options["platform"], bars)
 
 
 def _settings(chemistry: str, options: dict[str, Any], k: int) -> MeltSettings:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from openmm_backmap.cli.progress import Bars
+from openmm_backmap.cli.progress import resumable
 
 _DATA = click.Path(path_type=Path, exists=True)
 
@@ -39,10 +38,6 @@ def train(data: tuple[Path, ...], validation: tuple[Path, ...], chemistries: tup
     """
     from openmm_backmap.training.train import train_from_files
 
-    try:
-        with Bars(quiet) as bars:
-            train_from_files(data, validation, out, chemistry=chemistries, settings_file=settings, resume=resume,
-                             start=start, minutes=minutes, device=device, seed=seed, progress=bars)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command with --resume goes on from the last checkpoint\n")
-        sys.exit(130)
+    with resumable(quiet, "the same command with --resume goes on from the last checkpoint") as bars:
+        train_from_files(data, validation, out, chemistry=chemistries, settings_file=settings, resume=resume,
+                         start=start, minutes=minutes, device=device, seed=seed, progress=bars)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from openmm_backmap.cli.progress import Bars
+from openmm_backmap.cli.judging import exit_code, labelled, say_provenance
+from openmm_backmap.cli.progress import resumable
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -69,37 +69,20 @@ def validate_cg(**options: Any) -> int:
     from openmm_backmap.analysis.evaluation.processes import default_workers
     from openmm_backmap.analysis.forces.validate import validate
 
-    cg = _labelled("--cg", "BEADS", options["cg"])
-    systems = {label: paths[-1] for label, paths in _labelled("--cg-system", "XML", options["cg_systems"]).items()}
-    try:
-        with Bars(options["quiet"]) as bars:
-            found = validate(
-                options["reference"], options["model"], cg, out=options["out"], held_out=options["held_out"],
-                cg_systems=systems, chemistry=options["chemistry"], n_samples=options["samples"],
-                n_frames=options["frames"], refine=options["refine"], also_minimised=options["also_minimised"],
-                seed=options["seed"], temperature=options["temperature"], topology=options["topology"],
-                cg_topology=options["cg_topology"], aliases=options["aliases"],
-                workers=options["workers"] or default_workers(), platform=options["platform"],
-                device=options["device"], progress=bars)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
-        sys.exit(130)
+    cg = labelled("--cg", "BEADS", options["cg"])
+    systems = {label: paths[-1] for label, paths in labelled("--cg-system", "XML", options["cg_systems"]).items()}
+    with resumable(options["quiet"]) as bars:
+        found = validate(
+            options["reference"], options["model"], cg, out=options["out"], held_out=options["held_out"],
+            cg_systems=systems, chemistry=options["chemistry"], n_samples=options["samples"],
+            n_frames=options["frames"], refine=options["refine"], also_minimised=options["also_minimised"],
+            seed=options["seed"], temperature=options["temperature"], topology=options["topology"],
+            cg_topology=options["cg_topology"], aliases=options["aliases"],
+            workers=options["workers"] or default_workers(), platform=options["platform"], device=options["device"],
+            progress=bars)
     if not options["quiet"]:
         _say(found, options["out"], options["verbose"])
-    for label, failures in found.failures.items():
-        click.echo(f"Error: {label}: {len(failures)} draw(s) failed, the first: {failures[0].frame}, draw "
-                   f"{failures[0].draw}: {failures[0].reason}", err=True)
-    return 1 if found.failures else 0
-
-
-def _labelled(option: str, what: str, words: tuple[str, ...]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for word in words:
-        label, sign, path = word.partition("=")
-        if not sign or not label or not path:
-            raise click.BadParameter(f"{option} {word}: write LABEL={what}")
-        found.setdefault(label, []).append(path)
-    return found
+    return exit_code(found)
 
 
 def _say(found, out: Path, verbose: bool) -> None:
@@ -116,7 +99,6 @@ def _say(found, out: Path, verbose: bool) -> None:
             click.echo(f"worst of {judged.label}: {worst.frame}, molecule {worst.molecule + 1}, bead {worst.name}: "
                        f"{number_text(worst.force)} kJ/mol/nm; {worst.nearest}")
     if verbose:
-        for key, value in {**found.provenance, **found.settings}.items():
-            click.echo(f"  {key:24}{value}")
+        say_provenance(found)
     click.echo(f"wrote {out / 'report.html'}, {out / 'scores.json'}, {out / 'scores.csv'}, {out / 'figures'}, "
                f"{out / 'worst'}, {out / 'forces'}")

@@ -23,11 +23,11 @@ def symmetric_copies(target: Target, positions: np.ndarray) -> list[np.ndarray]:
     known: dict[tuple, list[np.ndarray]] = {}
     ways = []
     # Atoms of a molecule lie one after another.
-    for atoms in np.split(np.arange(target.n_atoms), np.flatnonzero(np.diff(target.molecule_of_atom)) + 1):
-        key = tuple(target.atom_names[i] for i in atoms)
-        if key not in known:
-            known[key] = list(itertools.islice(_ways(target, atoms), MAX_COPIES))
-        ways.append([atoms[way] for way in known[key]])
+    molecules = np.split(np.arange(target.n_atoms), np.flatnonzero(np.diff(target.molecule_of_atom)) + 1)
+    for chain, atoms in zip(target.chains, molecules, strict=True):
+        if chain not in known:
+            known[chain] = list(itertools.islice(_ways(target, atoms), MAX_COPIES))
+        ways.append([atoms[way] for way in known[chain]])
     return [positions[:, np.concatenate([way[k] if k < len(way) else way[0] for way in ways])]
             for k in range(max(map(len, ways)))]
 

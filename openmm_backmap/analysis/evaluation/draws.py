@@ -130,7 +130,7 @@ def choose(models: Sequence[str | Path], chemistry: str | Path | None,
         name, level = _split_refine(rest)
         needs = takes_chemistry(name)
         found = find_model(name, chemistry if needs else None)
-        if judged_by and transfers(found) and found.chemistry.source != judged_by.source:
+        if judged_by and transfers(found) and found.chemistry.sha256 != judged_by.sha256:
             needs, found = True, find_model(name, chemistry)
         own = own or found.chemistry
         stem = Path(name).stem if Path(name).is_file() else name

@@ -128,7 +128,7 @@ def _bars(evaluation: Evaluation, folder: Path) -> list[str]:
     if all(judged.comparison is None for judged in evaluation.judged):
         return []
     return [kept_image(summary_figure(evaluation), "summary", "The headline divergences as multiples of the "
-                        "floor, logarithmic.", folder)]
+                       "floor, logarithmic.", folder)]
 
 
 def _figures(evaluation: Evaluation, folder: Path, progress: Progress | None) -> list[str]:

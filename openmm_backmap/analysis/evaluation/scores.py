@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,20 @@ _UNITS = {"bead_rmsd": "nm", "relaxation": "ps", "seconds": "s"}
 
 def write_scores(evaluation: Evaluation, folder: Path) -> None:
     """Write ``scores.json`` and ``scores.csv`` into ``folder``, in place of older ones."""
+    rows = (row for judged in evaluation.judged for row in csv_rows(judged, evaluation))
+    write_json_and_csv(folder, as_json(evaluation), COLUMNS, rows)
+
+
+def write_json_and_csv(folder: Path, content: dict[str, Any], columns: Sequence[str],
+                       rows: Iterable[dict[str, Any]]) -> None:
+    """``scores.json`` of plain values, and ``scores.csv``, empty where a row lacks a column."""
     with replacing(folder / "scores.json", overwrite=True) as part:
-        part.write_text(json.dumps(as_json(evaluation), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with replacing(folder / "scores.csv", overwrite=True) as part, open(part, "w", newline="",
                                                                         encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        writer.writerows(row for judged in evaluation.judged for row in csv_rows(judged, evaluation))
+        writer.writerows(rows)
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

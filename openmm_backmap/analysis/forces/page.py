@@ -33,9 +33,9 @@ atoms.</p>
 themselves. <i>held out</i> are the atomistic structures themselves, what perfect backmapping would score.
 <i>in-distribution</i> are their beads, backmapped: the baseline. What it has above the floor is due to the model that
 backmaps; what the others have above it is due to the coarse-grained models.</p>"""
-_MINIMISED = """<p>Structures that were <i>minimised</i> have smaller forces than any at a temperature, whatever their
-beads: what tells coarse-grained models apart is gone, or hidden by a large divergence of all, while beads have
-moved.</p>"""
+_MINIMISED = """<p>Structures that were <i>minimised</i> are no sample at a temperature: their forces differ from the
+reference's on right beads, too. Their beads are where they were given; where atoms have no room there, the draw is
+refused and missing here.</p>"""
 _SUMMED = "The force on a bead is the sum of those on its atoms."
 _SHARED = ("Beads share atoms here: the force on a bead is the sum of those on the atoms that it owns, set right by "
            "what shared atoms do to the positions of beads, so that its mean is that of the mean force.")
@@ -75,11 +75,10 @@ def write_page(found: Validation, folder: Path, progress: Progress | None = None
 
 def _what(found: Validation) -> str:
     inputs, target = found.inputs, found.inputs.target
-    refine = next(j.choice.refine for j in found.judged if j.choice)
     return (f"<p>{html.escape(target.chemistry.title)}. {len(inputs.reference)} reference structures and "
             f"{len(inputs.held_out)} held out, of {len(target.chains):,} molecules, {target.n_atoms:,} atoms, "
             f"{target.n_beads:,} beads. Backmapped by {html.escape(found.settings['model']['model'])}, refinement: "
-            f"{refine}; {found.settings['n_samples']} draw(s) a frame. "
+            f"{found.in_distribution.choice.refine}; {found.settings['n_samples']} draw(s) a frame. "
             f"{_SHARED if found.shared_atoms else _SUMMED}</p>")
 
 

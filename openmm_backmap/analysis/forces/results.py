@@ -100,6 +100,11 @@ class Validation:
         """Draws that failed, by label."""
         return {j.label: j.failures for j in self.judged if j.failures}
 
+    @property
+    def in_distribution(self) -> Judged:
+        """The baseline of all that is not minimised in addition."""
+        return next(j for j in self.judged if j.kind == "in-distribution")
+
     def baseline(self, judged: Judged) -> Judged | None:
         """The in-distribution set that was drawn and refined alike; None of atomistic structures."""
         return next((j for j in self.judged if j.kind == "in-distribution" and j.choice and judged.choice

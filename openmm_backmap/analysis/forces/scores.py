@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from openmm_backmap.analysis.evaluation.draws import slug
-from openmm_backmap.analysis.evaluation.scores import plain
+from openmm_backmap.analysis.evaluation.scores import plain, write_json_and_csv
 from openmm_backmap.analysis.forces.matching import mean_forces
 from openmm_backmap.analysis.forces.results import QUANTITIES, Judged, Validation, numbers, ranking_text, rankings
 from openmm_backmap.analysis.kept import save_arrays
-from openmm_backmap.io.writers import replacing
 
 FORMAT, VERSION = "openmm_backmap validation", 1
 COLUMNS = ("label", "refine", "kind", "bead", "name", "value", "error", "floor", "floor_sd", "median",
@@ -27,13 +24,8 @@ COLUMNS = ("label", "refine", "kind", "bead", "name", "value", "error", "floor",
 
 def write_scores(found: Validation, folder: Path) -> None:
     """Write ``scores.json`` and ``scores.csv`` into ``folder``, in place of older ones."""
-    with replacing(folder / "scores.json", overwrite=True) as part:
-        part.write_text(json.dumps(as_json(found), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    with replacing(folder / "scores.csv", overwrite=True) as part, open(part, "w", newline="",
-                                                                        encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(row for judged in found.judged for row in csv_rows(judged, found))
+    rows = (row for judged in found.judged for row in csv_rows(judged, found))
+    write_json_and_csv(folder, as_json(found), COLUMNS, rows)
 
 
 def write_forces(found: Validation, folder: Path) -> None:

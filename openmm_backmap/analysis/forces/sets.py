@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from openmm_backmap.analysis.evaluation.inputs import HELD_OUT, Inputs, file_hashes, read_cg, read_inputs
+from openmm_backmap.analysis.forces.coarse import read_system
 from openmm_backmap.chemistry import Chemistry, match_beads
 from openmm_backmap.chemistry.system import check_box
 from openmm_backmap.errors import InputError
@@ -30,8 +32,8 @@ class FrameSet:
         With these frames.
     hashes : list of str
         SHA-256 of the files; none of the in-distribution frames, which are the reference's.
-    system : Path or None
-        The coarse-grained force field, an ``openmm.System`` as XML.
+    system : openmm.System or None
+        The coarse-grained force field.
     order : ndarray of int, shape (n_beads,), or None
         Bead of the file, and of ``system``, for each bead here; None where there is no ``system``.
     """
@@ -39,7 +41,7 @@ class FrameSet:
     label: str
     inputs: Inputs
     hashes: list[str] = field(repr=False)
-    system: Path | None = None
+    system: Any = field(default=None, repr=False)
     order: np.ndarray | None = field(default=None, repr=False)
 
 
@@ -79,10 +81,10 @@ def read_sets(chemistry: Chemistry, reference: Sequence, cg: Mapping[str, Sequen
         frames = read_cg(chemistry, inputs.target, paths, cg_topology, aliases)
         own = _thinned(replace(inputs, frames=frames, paired=None), n_frames)
         _check_frames(label, own)
-        system = (systems or {}).get(label)
-        order = None if system is None else _order(chemistry, paths, cg_topology, aliases)
-        sets.append(FrameSet(label, own, file_hashes(find_files(paths)), None if system is None else Path(system),
-                             order))
+        given = (systems or {}).get(label)
+        system = None if given is None else read_system(given, inputs.target.n_beads)
+        order = None if given is None else _order(chemistry, paths, cg_topology, aliases)
+        sets.append(FrameSet(label, own, file_hashes(find_files(paths)), system, order))
     return sets
 
 

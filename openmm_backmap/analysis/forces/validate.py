@@ -18,7 +18,7 @@ from openmm_backmap.analysis.evaluation import draws, judging
 from openmm_backmap.analysis.evaluation.inputs import HELD_OUT, REFERENCE
 from openmm_backmap.analysis.evaluation.processes import run_tasks
 from openmm_backmap.analysis.forces.bead_forces import BeadForces, bead_forces
-from openmm_backmap.analysis.forces.coarse import predicted, read_system
+from openmm_backmap.analysis.forces.coarse import predicted
 from openmm_backmap.analysis.forces.distributions import compare_forces, frame_scores
 from openmm_backmap.analysis.forces.matching import chi_squared, chi_squared_bm, mean_forces
 from openmm_backmap.analysis.forces.projection import projection
@@ -100,9 +100,6 @@ def validate(reference: Sequence[str | Path], model: str | Path, cg: Mapping[str
                      cg_topology=cg_topology, n_frames=n_frames, aliases=parse_aliases(aliases))
     draws.check_model(choice, sets[0].inputs)
     arms = _arms(sets, choice, also_minimised)
-    for own in sets:
-        if own.system is not None:
-            read_system(own.system, sets[0].inputs.target.n_beads)
     job = _Job(Path(out), arms, seed, n_samples, None if temperature is None else to_kelvin(temperature), workers,
                platform, device, progress)
     settings = _settings(job, known, choice)
@@ -241,11 +238,10 @@ class _Job:
         if own.system is None:
             return float("nan"), float("nan")
         inputs, frames = own.inputs, np.unique(ensemble.frame)
-        system = read_system(own.system, inputs.target.n_beads)
         boxes = None if inputs.frames.boxes is None else inputs.frames.boxes[frames]
-        theirs = predicted(system, inputs.frames.beads[frames], boxes, own.order, self.platform)
+        theirs = predicted(own.system, inputs.frames.beads[frames], boxes, own.order, self.platform)
         reference = inputs.reference
-        at_atoms = predicted(system, mapped(inputs.target, reference.positions), reference.boxes, own.order,
+        at_atoms = predicted(own.system, mapped(inputs.target, reference.positions), reference.boxes, own.order,
                              self.platform)
         projected = forces[REFERENCE].forces
         return (float(chi_squared(at_atoms, projected)),
