@@ -8,6 +8,7 @@ reference of forces, and the others are the in-distribution set. Makes ``docs/va
 
 from __future__ import annotations
 
+import functools
 import shlex
 import shutil
 import sys
@@ -36,9 +37,12 @@ from openmm_backmap.model_file import load_model
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHRUNK = 0.9
-FIGURES = {"forces": "forces on beads", "divergences": "divergences of forces", "frames": "divergences by frame"}
+_EVERY_PS = 2.5
+# Frames of each set that are minimised instead, and of the fragment baseline.
+_FEW = 3
+FIGURES = {"forces": "forces on beads", "divergences": "divergences of forces", "frames": "large forces by frame"}
 COLUMNS = ("divergence", "error", "times_baseline", "worst_type", "beyond", "auc", "bead_rmsd_drawn", "bead_rmsd",
-           "contacts", "tail", "chi2_bm", "failed")
+           "contacts", "tail", "chi2_bm", "unsound", "failed")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ CASES = {
 @click.option("--frames", multiple=True, required=True, help="Atomistic frames; files, folders or patterns.")
 @click.option("--model", required=True, help="What backmaps: shipped name or model file.")
 @click.option("--ps", type=float, default=25, show_default=True, help="Run of each CG model.")
-@click.option("--n", "n_frames", type=int, default=5, show_default=True, help="Frames of each set that are backmapped.")
+@click.option("--n", "n_frames", type=int, default=6, show_default=True, help="Frames of each set that are backmapped.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--workers", type=int, default=2, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: runs/validation-CASE]")
@@ -82,22 +86,23 @@ def main(name: str, frames: tuple[str, ...], model: str, ps: float, n_frames: in
             base = next(iter(fits))
             models = {label: (label, fit[0]) for label, fit in fits.items()}
             models |= {label: (base, one) for label, one in spoiled(base, fits[base][0], case.removed).items()}
-            runs = {label: run(one, out, label, start, RunSettings(ps, ps / (2 * n_frames), seed=seed), bars)
+            runs = {label: run(one, out, label, start, RunSettings(ps, _EVERY_PS, seed=seed), bars)
                     for label, (start, one) in models.items()}
             cg = {label: [path] for label, path in runs.items()}
             # A model that transfers brings the chemistry that it was trained on first.
             own = load_model(model).chemistry.name == name
-            found = validate(
-                frames, model, cg, chemistry=None if own else name,
+            judge = functools.partial(
+                validate, frames, model, cg, chemistry=None if own else name,
                 cg_systems={label: path.with_suffix(".xml") for label, path in runs.items()},
-                cg_topology=runs[base].with_suffix(".gro"), n_frames=n_frames, also_minimised=True, seed=seed,
-                workers=workers, out=out / "validation", progress=bars)
-            baseline = validate(frames, "fragment", chemistry=name, n_frames=n_frames, seed=seed, workers=workers,
+                cg_topology=runs[base].with_suffix(".gro"), seed=seed, workers=workers, progress=bars)
+            found = judge(n_frames=n_frames, out=out / "validation")
+            minimised = judge(n_frames=_FEW, refine="minimize", out=out / "minimised")
+            baseline = validate(frames, "fragment", chemistry=name, n_frames=_FEW, seed=seed, workers=workers,
                                 out=out / "baseline", progress=bars)
     except BackmapError as error:
         raise click.ClickException(str(error)) from None
-    write_page(name, case, {label: scores for label, (_, scores) in fits.items()}, found, baseline, out, docs,
-               len(find_files(frames)), ps)
+    write_page(name, case, {label: scores for label, (_, scores) in fits.items()}, found, minimised, baseline, out,
+               docs, len(find_files(frames)), ps)
     click.echo(f"{docs / f'validation-{name}.md'} written")
 
 
@@ -119,8 +124,8 @@ def run(model: CGModel, out: Path, label: str, start: str, settings: RunSettings
     return trajectory
 
 
-def write_page(name: str, case: Case, scores: dict[str, list[Score]], found: Validation, baseline: Validation,
-               out: Path, docs: Path, n_files: int, ps: float) -> None:
+def write_page(name: str, case: Case, scores: dict[str, list[Score]], found: Validation, minimised: Validation,
+               baseline: Validation, out: Path, docs: Path, n_files: int, ps: float) -> None:
     """``validation-NAME.md`` and its figures."""
     for figure in FIGURES:
         with replacing(docs / "figures" / f"validation-{name}-{figure}.png", overwrite=True) as part:
@@ -132,40 +137,26 @@ def write_page(name: str, case: Case, scores: dict[str, list[Score]], found: Val
         f"ps each, and {frames} frames of each backmapped: [how](validate-cg.md). {date.today().isoformat()}, "
         f"openmm_backmap {__version__}, {this_machine()['processor']}. Command:", "",
         "```", f"python {shlex.join(['benchmarks/validation.py', *sys.argv[1:]])}", "```", "",
-        "## Forces", "", *forces_table(found, lambda j: not j.label.endswith("minimised")), "",
+        "## Forces", "", *forces_table(found), "",
         *(f"![{title}](figures/validation-{name}-{figure}.png)" for figure, title in FIGURES.items()), "",
-        "Ranking by the divergence of |F| (`<`: more than two standard errors apart): "
-        f"{ranking_text(rankings(found)[found.in_distribution.choice.refine])}.", "",
+        "## What it shows", "", *verdicts(found, baseline), "",
         "## Are bad models found out?", "", *detections(found), "",
         "## What distributions of beads say", "",
         "Divergence of the last iteration of each fit from its target, next to its floor.", "",
         *bead_table(scores), "",
         "## Minimised instead", "",
-        "Here beads end exactly where they were given; above, springs let them move (bead RMSD).", "",
-        *forces_table(found, lambda j: j.label.endswith("minimised") and j.rows), "", *refused(found), "",
-        "## Beads of the atoms", "", *rmsd_lines(found, baseline), ""]
+        f"{len(minimised.in_distribution.frame_scores)} frames of each set.", "", *forces_table(minimised), "",
+        *detections(minimised), ""]
     with replacing(docs / f"validation-{name}.md", overwrite=True) as part:
         part.write_text("\n".join(lines))
 
 
-def forces_table(found: Validation, shown) -> list[str]:
+def forces_table(found: Validation) -> list[str]:
     """The summary of a validation, one row a set."""
     table = summary_table(found)
     wanted = [q for q in table.quantities if q.key in COLUMNS]
-    labels = {j.label for j in found.judged if shown(j)}
-    rows = [[label, *(number_text(values.get(q.key)) for q in wanted)]
-            for place, (label, values) in enumerate(table.rows) if place == 0 or label in labels]
+    rows = [[label, *(number_text(values.get(q.key)) for q in wanted)] for label, values in table.rows]
     return markdown_table(["", *(q.title.strip().replace("|", "\\|") for q in wanted)], rows)
-
-
-def refused(found: Validation) -> list[str]:
-    """How many minimised structures of each set had no sound end, and why the first of them."""
-    lines = []
-    for judged in found.judged:
-        if judged.label.endswith("minimised"):
-            why = f": {judged.failures[0].reason}" if judged.failures else ""
-            lines.append(f"- {judged.label}: {len(judged.failures)} of {len(judged.frame_names)} refused{why}.")
-    return lines
 
 
 def detections(found: Validation) -> list[str]:
@@ -191,16 +182,23 @@ def bead_table(scores: dict[str, list[Score]]) -> list[str]:
     return markdown_table(["", "floor", *last], rows)
 
 
-def rmsd_lines(found: Validation, baseline: Validation) -> list[str]:
-    """Distances of the beads of drawn atoms from those given, of the model and of minimised fragments."""
+def verdicts(found: Validation, baseline: Validation) -> list[str]:
+    """What chapter 6 says, and what came out here."""
     model, fragments = found.in_distribution, baseline.in_distribution
-    name = Path(model.choice.model).stem
+    own, name = model.headline, Path(model.choice.model).stem
+    cg = [(judged, numbers(judged, found)) for judged in found.judged if judged.kind == "cg"]
+    apart = [(j.headline.divergence - own.divergence) / np.hypot(j.headline.error, own.error) for j, _ in cg]
     return [
-        "Root mean square distance of beads of the in-distribution set from those given, nm, as drawn: "
-        f"`{name}` {number_text(model.drawn_rmsd)}, fragments and minimisation {number_text(fragments.drawn_rmsd)} "
-        "(published, table 6.1: 0.0056 and 0.0423). Divergence of |F|: "
-        f"{number_text(model.headline.divergence)} and {number_text(fragments.headline.divergence)}, floor "
-        f"{number_text(model.headline.floor)}."]
+        f"- In distribution: {number_text(own.divergence)} +- {number_text(own.error)} bits, "
+        f"{own.divergence / own.floor:.1f} times the floor, {number_text(own.floor)}.",
+        f"- CG models: {min(v['times_baseline'] for _, v in cg):.1f} to {max(v['times_baseline'] for _, v in cg):.1f} "
+        f"times that, each at least {min(apart):.0f} standard errors above it.",
+        f"- Ranking: {ranking_text(rankings(found)[model.choice.refine])} (`<`: more than two standard errors apart).",
+        f"- Single frames: the least area under the curve of a CG model is {min(v['auc'] for _, v in cg):.2f}.",
+        "- Root mean square distance of beads of the in-distribution set from those given, as drawn: "
+        f"`{name}` {number_text(model.drawn_rmsd)} nm, fragments and minimisation {number_text(fragments.drawn_rmsd)} "
+        "(published, table 6.1: 0.0056 and 0.0423). Divergence of |F| of the fragments: "
+        f"{number_text(fragments.headline.divergence)}."]
 
 
 if __name__ == "__main__":

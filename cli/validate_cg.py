@@ -61,7 +61,8 @@ def validate_cg(**options: Any) -> int:
       backmap-openmm validate-cg --reference runs/octane --model fragment-octane --cg ibi=ibi.gro --out runs/octane-ibi
 
     The in-distribution set (atomistic structures, mapped and backmapped) is the baseline: what is above the floor there
-    is due to the model that backmaps, not to a coarse-grained one.
+    is due to the model that backmaps, not to a coarse-grained one. Beads are held where they are given, and structures
+    that a run would refuse are judged like the others: they tell most.
 
     A validation that was interrupted goes on when the same command is given again, and trajectories may be added to it.
     The exit code is 1 if a draw failed; everything else is done and written nevertheless.

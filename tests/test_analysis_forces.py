@@ -21,6 +21,7 @@ from openmm_backmap.analysis.forces.distributions import (
 )
 from openmm_backmap.analysis.forces.matching import chi_squared, chi_squared_bm, mean_forces
 from openmm_backmap.analysis.forces.projection import owned_atoms, projection
+from openmm_backmap.analysis.forces.view import worst_view
 from openmm_backmap.analysis.forces.worst import bead_name, find_worst, surroundings, write_worst
 from openmm_backmap.chemistry.target import normalised_rows
 from openmm_backmap.errors import InputError
@@ -149,8 +150,12 @@ def test_a_bad_model_is_detected_by_single_frames():
     other, bad = gaussian_forces(rng, 6), gaussian_forces(rng, 6, scale=1400.0)
     scores = [frame_scores(reference, forces) for forces in (right, other, bad)]
     assert detection(scores[0], scores[2]) > 0.95 and 0.05 < detection(scores[0], scores[1]) < 0.95
-    cold = gaussian_forces(rng, 6, scale=600.0)
-    assert detection(scores[0], frame_scores(reference, cold)) > 0.95
+    assert np.mean(scores[0]) == pytest.approx(0.05, abs=0.02)
+    few = gaussian_forces(rng, 6)
+    few.forces[:, :20] *= 5.0
+    assert detection(scores[0], frame_scores(reference, few)) == 1
+    drawn_twice = replace(bad, frame=np.array([0, 0, 1, 1, 2, 2]))
+    assert frame_scores(reference, drawn_twice) == pytest.approx(scores[2].reshape(3, 2).mean(axis=1))
 
 
 # --- force matching -------------------------------------------------------------------------------------------------
@@ -191,6 +196,11 @@ def test_the_worst_place_is_where_molecules_were_pushed_together(tmp_path):
     assert sum(w.structure == 1 and w.molecule in (0, 2) for w in found) == 1
     assert [w.force for w in found] == sorted((w.force for w in found), reverse=True)
     near = surroundings(both, found[0])
+    assert near.pressed == found[0].neighbour and near.pair == pytest.approx(np.array(
+        [near.positions[np.argmin(np.linalg.norm(near.positions - end, axis=1))] for end in near.pair]))
+    assert f"{np.linalg.norm(near.pair[0] - near.pair[1]):.3f} nm" in found[0].nearest
+    view = worst_view(near, "pushed together")
+    assert all(word in view for word in ("molecule of the bead", f"molecule {near.pressed + 1}, nearest", "the bead"))
     assert len(near.target.chains) >= 2 and np.abs(mapped(near.target, near.positions) - near.beads).max() < 1e-9
     atoms = [near.positions[near.target.molecule_of_atom == m] for m in (0, 1)]
     assert np.linalg.norm(atoms[0][:, None] - atoms[1], axis=-1).min() < 0.2

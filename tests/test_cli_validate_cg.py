@@ -149,7 +149,7 @@ def test_minimisation_beside_it_and_draws_that_fail(run, files, toy_model, tmp_p
     backmap = family.backmap
 
     def refuse(self, *words, refine, **more):
-        if refine == "minimize":
+        if refine.mode == "minimize":
             raise RefinementError("a ring is pierced")
         return backmap(self, *words, refine=refine, **more)
 
@@ -158,6 +158,21 @@ def test_minimisation_beside_it_and_draws_that_fail(run, files, toy_model, tmp_p
                           "--cg", f"a={files / 'right.gro'}", "--also-minimised", "--out", tmp_path / "out")
     assert code == 1 and "Error: a, minimised: 2 draw(s) failed, the first: right.gro, frame 0, draw 1: a ring" in err
     assert "in-distribution, minimised" in said and (tmp_path / "out" / "report.html").exists()
+
+
+def test_what_md_cannot_start_from_is_judged(run, files, toy_model, target, tmp_path, no_figures):
+    """Chains pushed into each other have no room at beads that are held, and tell so."""
+    inside = [mapped(target, structure(target, seed, 0.05)) for seed in (40, 41)]
+    write_beads(tmp_path / "inside.gro", target, inside)
+    code, said, err = run("--reference", files / "ref", "--model", f"{toy_model}@minimize", "--frames", 2,
+                          "--cg", f"inside={tmp_path / 'inside.gro'}", "--out", tmp_path / "out")
+    assert code == 0, err
+    judged = {j["label"]: j for j in json.loads((tmp_path / "out" / "scores.json").read_text())["judged"]}
+    assert judged["inside"]["structures"] == 2 and len(judged["inside"]["unsound"]) == 2
+    assert judged["inside"]["summary"]["unsound"] == 100 and judged["in-distribution"]["summary"]["unsound"] == 0
+    assert judged["inside"]["summary"]["auc"] == 1 and judged["inside"]["summary"]["bead_rmsd"] < 0.002
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "a run refuses them" in text and "inside.gro, frame 1" in text
 
 
 @pytest.mark.parametrize("words, code, message", [

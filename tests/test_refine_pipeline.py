@@ -1,5 +1,7 @@
 """Refinement of small structures: what it promises, and what it says where it cannot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.checks import inverted_centres, mapped, rings
 from openmm_backmap.refine import Refiner, RefineSettings, add_bead_restraints, refine
 from openmm_backmap.refine.pipeline import LARGEST_FORCE, where
+from openmm_backmap.refine.systems import refinement_system
 
 BOX = np.array([[3.2, 0, 0], [-0.9, 3.1, 0], [0.7, -0.8, 3.0]])
 QUICK = dict(platform="CPU")
@@ -125,6 +128,28 @@ def test_equilibration_reaches_the_temperature_and_keeps_beads(target, positions
     assert not inverted_centres(target, refined.positions).any()
 
 
+def test_springs_as_stiff_as_steps_allow_hold_beads(target, positions, noisy):
+    """Also the lightest, of one carbon atom."""
+    settings = RefineSettings(restraint_k=None, equilibrate_ps=0.3, seed=3)
+    refined = refine(target, noisy, mapped(target, positions), BOX, settings, **QUICK)
+    assert 1e-4 < refined.report.bead_rmsd < 0.002
+    n_free = 3 * target.n_atoms - create_system(target, BOX).getNumConstraints()
+    kinetic = 0.5 * (target.masses[:, None] * refined.velocities**2).sum()
+    assert 2 * kinetic / n_free / 8.314462e-3 == pytest.approx(568, rel=0.25)
+    assert refined.report.faults == ()
+
+
+def test_stiff_springs_swing_as_fast_as_steps_allow(target, positions):
+    system, force = refinement_system(target, BOX, mapped(target, positions), None, 0.001)
+    k = force.getGlobalParameterDefaultValue(0)
+    masses = np.array([system.getParticleMass(i)._value for i in range(target.n_atoms)])
+    mapping = target.mapping.toarray()
+    fastest = np.sqrt(np.linalg.eigvalsh(k * mapping / masses @ mapping.T).max())
+    assert 0.5 < fastest * 0.001 < 1.0
+    assert refinement_system(target, BOX, mapped(target, positions), 7.0, 0.001)[1].getGlobalParameterDefaultValue(
+        0) == 7.0
+
+
 def test_same_seed_same_atoms(target, positions, noisy):
     runs = [refine(target, noisy, mapped(target, positions), BOX,
                    RefineSettings(equilibrate_ps=0.02, seed=seed), platform="Reference").positions
@@ -170,6 +195,25 @@ def test_a_pierced_ring_is_reported_with_its_residue(target, positions, minimize
     ring_of = r"ring of atom \w+ of residue 2 \(SPM\) of chain 1 by the bond"
     with pytest.raises(RefinementError, match=f"pierced.*already so.*{ring_of}"):
         minimizer.refine(x, mapped(target, x), BOX)
+
+
+def test_what_is_refused_may_be_asked_for(target, positions):
+    """Atoms as far as they came, with the reasons; nothing of it where settings are strict."""
+    both = positions.copy()
+    second = target.molecule_of_atom == 1
+    both[second] = both[~second] + [0.02, 0.0, 0.0]
+    for mode in ("minimize", "equilibrate"):
+        settings = RefineSettings(mode, restraint_k=None, equilibrate_ps=0.05, strict=False)
+        refined = refine(target, both, mapped(target, both), BOX, settings, **QUICK)
+        assert refined.report.faults and np.isfinite(refined.positions).all()
+        assert any("force" in why or "pierced" in why for why in refined.report.faults)
+        with pytest.raises(RefinementError):
+            refine(target, both, mapped(target, both), BOX, replace(settings, strict=True), **QUICK)
+    same = positions.copy()
+    same[second] = same[~second]
+    refined = refine(target, same, mapped(target, same), BOX, replace(settings, equilibrate_ps=0.05), **QUICK)
+    assert refined.velocities is None and "minimisation failed" in " ".join(refined.report.faults)
+    assert refined.positions == pytest.approx(same, abs=1e-3) and refined.report.bead_rmsd < 1e-6
 
 
 def rotation_between(a, b):

@@ -24,6 +24,7 @@ from openmm_backmap.geometry.checks import (
     ring_planarity,
     rings,
 )
+from openmm_backmap.refine import blocks
 from openmm_backmap.refine.projection import bond_error, project, satisfy_bonds, thermal_velocities
 from openmm_backmap.refine.report import Refined, RefineReport, RefineSettings
 from openmm_backmap.refine.systems import (
@@ -32,6 +33,9 @@ from openmm_backmap.refine.systems import (
     RESTRAINT_GROUP,
     SOFT_GROUP,
     constrained_bonds,
+    energy_of,
+    force_norms,
+    positions_of,
     refinement_system,
 )
 
@@ -94,12 +98,14 @@ class Refiner:
         InputError
             Where arrays do not fit the target or are not finite.
         RefinementError
-            Where the result is not fit to start MD from (modes "minimize" and "equilibrate").
+            Where the result is not fit to start MD from (modes "minimize" and "equilibrate", strict settings).
         """
         beads = np.asarray(beads, dtype=float)
         positions = self._checked(np.asarray(positions, dtype=float), beads, box)
-        run = _Run(self, beads, box, progress or (lambda *_: None))
-        return run.refine(positions)
+        progress = progress or (lambda *_: None)
+        if self.settings.mode == "none" and self.target.n_atoms > blocks.LARGE_ATOMS:
+            return blocks.refine_in_blocks(self.target, positions, beads, box, progress)
+        return _Run(self, beads, box, progress).refine(positions)
 
     def _checked(self, positions, beads, box) -> np.ndarray:
         for name, array, n in (("atom", positions, self.target.n_atoms), ("bead", beads, self.target.n_beads)):
@@ -117,7 +123,8 @@ class Refiner:
     def context(self, beads: np.ndarray, box: np.ndarray | None):
         """Context of the refinement system with the beads restrained to ``beads``; forces are numbered by group."""
         if self._context is None:
-            system, self._restraints = refinement_system(self.target, box, beads, self.settings.restraint_k)
+            system, self._restraints = refinement_system(self.target, box, beads, self.settings.restraint_k,
+                                                         self.settings.timestep_ps)
             self.constraints = constrained_bonds(self.target, system)
             self._context = self._new_context(system)
         if box is not None:
@@ -152,6 +159,7 @@ class _Run:
         self.refiner, self.beads, self.box, self.progress = refiner, beads, box, progress
         self.target, self.settings = refiner.target, refiner.settings
         self.seconds: dict[str, float] = {}
+        self.faults: dict[str, str] = {}
 
     def refine(self, given: np.ndarray) -> Refined:
         with self._stage("prepare"):
@@ -160,15 +168,12 @@ class _Run:
             start, projected_rmsd = self._exact(given)
             energies, force = self._energies(start), self._forces(start)
             defects = self._defects(start)
-        positions, velocities = start, None
-        if self.settings.mode != "none":
-            relaxed = self._relaxed(start, force)
-        if self.settings.mode == "minimize":
-            positions = self._exact_minimum(relaxed)
-        elif self.settings.mode == "equilibrate":
-            # What is wrong with a minimum does not go away in dynamics, and has a name here: there it is only NaN.
-            self._judge(defects, self._defects(relaxed), self._forces(relaxed))
-            positions, velocities = self._equilibrated(relaxed)
+        self.reached = start, None
+        try:
+            self._advance(start, force, defects)
+        except RefinementError as error:
+            self._object("failure", error)
+        positions, velocities = self.reached
         with self._stage("check"):
             after, force_after = self._defects(positions), self._forces(positions)
             if self.settings.mode != "none":
@@ -177,8 +182,28 @@ class _Run:
             report = RefineReport(
                 self.settings.mode, energies, self._energies(positions), float(force.max()), float(force_after.max()),
                 self._bead_rmsd(given), projected_rmsd, self._bead_rmsd(positions), self._bond_error(positions),
-                float(np.linalg.norm(positions - given, axis=1).max()), *counts, self.seconds)
+                float(np.linalg.norm(positions - given, axis=1).max()), *counts, self.seconds,
+                tuple(self.faults.values()))
         return Refined(positions, velocities, self.box, report)
+
+    def _advance(self, start: np.ndarray, force: np.ndarray, defects) -> None:
+        """The stages of the mode; ``reached`` holds positions and velocities as far as they came."""
+        if self.settings.mode == "none":
+            return
+        relaxed = self._relaxed(start, force)
+        self.reached = relaxed, None
+        if self.settings.mode == "minimize":
+            self.reached = self._exact_minimum(relaxed), None
+        else:
+            # What is wrong with a minimum does not go away in dynamics, and has a name here: there it is only NaN.
+            self._judge(defects, self._defects(relaxed), self._forces(relaxed))
+            self.reached = self._equilibrated(relaxed)
+
+    def _object(self, what: str, error: RefinementError) -> None:
+        """Refuse, or keep the reason for the report."""
+        if self.settings.strict:
+            raise error
+        self.faults[what] = str(error)
 
     @contextmanager
     def _stage(self, name: str):
@@ -200,9 +225,9 @@ class _Run:
         context = self.context
         with self._stage("soften"):
             context.setPositions(start)
-            energy_before = _energy(context, _TRUE)
+            energy_before = energy_of(context, _TRUE)
             self._minimize(context, NONBONDED_GROUP, _SOFT_STEPS)
-            if inverted_centres(self.target, _positions(context)).any():
+            if inverted_centres(self.target, positions_of(context)).any():
                 self._minimize(context, NONBONDED_GROUP, _MORE_STEPS)
         with self._stage("minimize"):
             energy = self._minimize(context, SOFT_GROUP, _TRUE_STEPS)
@@ -211,7 +236,7 @@ class _Run:
                 if not thorough and self._largest(context).max() < _READY_FORCE:
                     break
                 energy = self._minimize(context, SOFT_GROUP, _MORE_STEPS)
-            relaxed = _positions(context)
+            relaxed = positions_of(context)
             self._check_minimum(start, relaxed, force, energy - energy_before)
         return relaxed
 
@@ -223,7 +248,7 @@ class _Run:
                 if self._forces(exact).max() < _READY_FORCE:
                     break
                 self._minimize(self.context, SOFT_GROUP, _MORE_STEPS)
-                relaxed = _positions(self.context)
+                relaxed = positions_of(self.context)
         return exact
 
     def _with_bonds(self, positions: np.ndarray, beads: np.ndarray | None) -> np.ndarray:
@@ -232,8 +257,10 @@ class _Run:
         error = self._bond_error(exact)
         if error > _BOND_NM:
             worst = self._worst_bond(exact)
-            raise RefinementError(f"bond lengths and beads cannot both be satisfied: {worst} is off by {error:.4f} nm; "
-                                  f"the beads may not fit this chemistry, else {_OTHER}")
+            self._object("bonds", RefinementError(
+                f"bond lengths and beads cannot both be satisfied: {worst} is off by {error:.4f} nm; the beads may not "
+                f"fit this chemistry, else {_OTHER}"))
+            return positions if beads is None else project(self.target, positions, beads)
         return exact
 
     def _minimize(self, context, without: int, steps: int) -> float:
@@ -244,7 +271,7 @@ class _Run:
         context.getIntegrator().setIntegrationForceGroups(groups)
         try:
             LocalEnergyMinimizer.minimize(context, 10.0, steps)
-            energy = _energy(context, groups)
+            energy = energy_of(context, groups)
         except OpenMMException as error:
             raise RefinementError(f"minimisation failed ({' '.join(str(error).split())}); {_OTHER}") from None
         if not np.isfinite(energy):
@@ -253,18 +280,20 @@ class _Run:
         return energy
 
     def _largest(self, context) -> np.ndarray:
-        return _force_norms(context, _TRUE)
+        return force_norms(context, _TRUE)
 
     def _check_minimum(self, start, relaxed, force: np.ndarray, gain: float) -> None:
         """A minimiser that gives up does not say so: look at what it did."""
         left = self._largest(self.context)
         idle = np.abs(relaxed - start).max() < _STILL_NM or gain >= 0
         if idle and force.max() > LARGEST_FORCE:
-            raise RefinementError(f"minimisation did nothing about a force of {force.max():.3g} kJ/mol/nm at "
-                                  f"{where(self.target, int(np.argmax(force)))}; {_OTHER}")
+            self._object("minimum", RefinementError(
+                f"minimisation did nothing about a force of {force.max():.3g} kJ/mol/nm at "
+                f"{where(self.target, int(np.argmax(force)))}; {_OTHER}"))
         if not left.max() < LARGEST_FORCE:
-            raise RefinementError(f"minimisation left a force of {left.max():.3g} kJ/mol/nm at "
-                                  f"{where(self.target, int(np.argmax(left)))}; {_OTHER}")
+            self._object("minimum", RefinementError(
+                f"minimisation left a force of {left.max():.3g} kJ/mol/nm at "
+                f"{where(self.target, int(np.argmax(left)))}; {_OTHER}"))
 
     def _equilibrated(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from openmm import OpenMMException
@@ -282,7 +311,7 @@ class _Run:
                     context.getIntegrator().step(min(chunk, total - done))
             except OpenMMException as error:
                 raise self._dynamics_failed(positions, str(error).split(".")[0]) from None
-        found = _positions(context)
+        found = positions_of(context)
         if not np.isfinite(found).all():
             raise self._dynamics_failed(positions, "positions are not finite")
         found = self._with_bonds(found, None)
@@ -308,21 +337,22 @@ class _Run:
         inverted, pierced, _ = after
         if len(inverted):
             origin = _origin(np.isin(inverted[0], before[0]))
-            raise RefinementError(f"{len(inverted)} stereocentres are inverted, {origin} (first: "
-                                  f"{where(self.target, self.target.stereo[inverted[0], 0])}); {_OTHER}")
+            self._object("stereocentres", RefinementError(
+                f"{len(inverted)} stereocentres are inverted, {origin} (first: "
+                f"{where(self.target, self.target.stereo[inverted[0], 0])}); {_OTHER}"))
         if len(pierced):
             # The bond in a ring that was pierced before may have slipped to the next one.
             already = np.isin(pierced[:, 0], before[1][:, 0])
             ring, bond = pierced[np.argmax(already)]
             origin = _origin(already.any())
-            raise RefinementError(
+            self._object("rings", RefinementError(
                 f"{len(pierced)} rings are pierced by a bond, {origin} (first: the ring of "
                 f"{where(self.target, rings(self.target)[ring][0])} by the bond at "
-                f"{where(self.target, self.target.bonds[bond, 0])}); no refinement undoes that: {_OTHER}")
+                f"{where(self.target, self.target.bonds[bond, 0])}); no refinement undoes that: {_OTHER}"))
         if not force.max() < LARGEST_FORCE:
-            raise RefinementError(f"a force of {force.max():.3g} kJ/mol/nm is left at "
-                                  f"{where(self.target, int(np.argmax(force)))} (at most {LARGEST_FORCE:.0g} is "
-                                  f"sound); {_OTHER}")
+            self._object("force", RefinementError(
+                f"a force of {force.max():.3g} kJ/mol/nm is left at {where(self.target, int(np.argmax(force)))} "
+                f"(at most {LARGEST_FORCE:.0g} is sound); {_OTHER}"))
 
     def _energies(self, positions: np.ndarray) -> dict[str, float]:
         """Energy by force, kJ/mol, without the restraints."""
@@ -330,13 +360,13 @@ class _Run:
         energies: dict[str, float] = {}
         for force in self.context.getSystem().getForces():
             if force.getForceGroup() not in (RESTRAINT_GROUP, SOFT_GROUP, HAND_GROUP):
-                name, energy = force.getName(), _energy(self.context, 1 << force.getForceGroup())
+                name, energy = force.getName(), energy_of(self.context, 1 << force.getForceGroup())
                 energies[name] = energies.get(name, 0.0) + energy
         return energies
 
     def _forces(self, positions: np.ndarray) -> np.ndarray:
         self.context.setPositions(positions)
-        return _force_norms(self.context, _TRUE & ~(1 << RESTRAINT_GROUP | 1 << HAND_GROUP))
+        return force_norms(self.context, _TRUE & ~(1 << RESTRAINT_GROUP | 1 << HAND_GROUP))
 
     def _bead_rmsd(self, positions: np.ndarray) -> float:
         return float(mapping_rmsd(self.target, positions, self.beads, self.box))
@@ -365,24 +395,3 @@ def residue_label(target: Target, residue: int) -> str:
 
 def _origin(already: bool) -> str:
     return "already so in the generator's output" if already else "made so by the refinement"
-
-
-def _positions(context) -> np.ndarray:
-    from openmm import unit
-
-    return np.array(context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer))
-
-
-def _energy(context, groups: int) -> float:
-    from openmm import unit
-
-    return context.getState(energy=True, groups=groups).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-
-
-def _force_norms(context, groups: int) -> np.ndarray:
-    """Lengths (n_atoms,) of the forces of ``groups``, kJ/mol/nm; infinite where they are not a number."""
-    from openmm import unit
-
-    forces = context.getState(forces=True, groups=groups).getForces(asNumpy=True)
-    norms = np.linalg.norm(forces.value_in_unit(unit.kilojoule_per_mole / unit.nanometer), axis=1)
-    return np.where(np.isfinite(norms), norms, np.inf)

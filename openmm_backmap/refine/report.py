@@ -24,38 +24,44 @@ class RefineSettings:
     temperature_K : float or None
         None takes the chemistry's own.
     timestep_ps, equilibrate_ps : float
-    restraint_k : float, kJ/mol/nm^2
-        A bead strays by at most sqrt(3 k_B T / restraint_k): 0.017 nm at 568 K.
+    restraint_k : float, kJ/mol/nm^2, or None
+        A bead strays by at most sqrt(3 k_B T / restraint_k), 0.017 nm at 568 K, where atoms have room. None takes the
+        stiffest springs that time steps can follow: some 1e7, and beads stay within 0.002 nm.
     seed : int
         Velocities and noise.
     reproducible : bool
         The same seed gives the same atoms to the last bit. OpenMM's CPU platform adds forces in the order in which
         threads finish, so that it runs on one thread then.
+    strict : bool
+        Refuse what MD cannot start from. Otherwise it is given back as far as it came, with the reasons in the report:
+        for those who judge beads, to whom such atoms tell most.
     """
 
     mode: str = "equilibrate"
     temperature_K: float | None = None
     timestep_ps: float = 0.001
     equilibrate_ps: float = 2.0
-    restraint_k: float = 50_000.0
+    restraint_k: float | None = 50_000.0
     seed: int = 0
     reproducible: bool = False
+    strict: bool = True
 
     def __post_init__(self):
         if self.mode not in MODES:
             raise InputError(f"refinement mode {self.mode!r} is unknown; choose from {', '.join(MODES)}")
-        for name in ("timestep_ps", "equilibrate_ps", "restraint_k"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"refinement setting {name} is {getattr(self, name)}; it must be positive")
-        if self.temperature_K is not None and not self.temperature_K > 0:
-            raise InputError(f"refinement setting temperature_K is {self.temperature_K}; it must be positive")
+        for name in ("timestep_ps", "equilibrate_ps", "restraint_k", "temperature_K"):
+            value = getattr(self, name)
+            if not (value is None and name in ("restraint_k", "temperature_K") or value > 0):
+                raise InputError(f"refinement setting {name} is {value}; it must be positive")
 
 
 @dataclass(frozen=True)
 class RefineReport:
     """What refinement found and did; energies in kJ/mol, forces in kJ/mol/nm, lengths in nm.
 
-    "Before" is the generator's output with beads and bonds made exact. Counts of defects are (before, after).
+    "Before" is the generator's output with beads and bonds made exact. Counts of defects are (before, after). There are
+    no energies, and forces are not a number, where a large melt was not refined: OpenMM was not asked.
+    ``faults`` says why MD cannot start from the result; it is empty unless settings are not strict.
     """
 
     mode: str
@@ -72,6 +78,7 @@ class RefineReport:
     pierced_rings: tuple[int, int]
     close_contacts: tuple[int, int]
     seconds: dict[str, float]
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

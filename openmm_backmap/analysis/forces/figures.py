@@ -31,8 +31,9 @@ def figures(found: Validation) -> Iterator[tuple[str, str, Figure]]:
     yield ("divergences", "Divergence of the distribution of |F| on all beads from the reference's, with standard "
            "errors. Grey: what parts of the reference have among themselves, two spreads about the mean.",
            _divergences(shown))
-    yield ("frames", "Divergence of the forces of each frame. Where the frames of a set lie above those of the "
-           "in-distribution set, a single one gives the model away.", _frames(shown))
+    yield ("frames", "Large forces of each frame: share of its beads with a larger force than one in twenty of the "
+           "reference. Where the frames of a set lie above those of the in-distribution set, a single one gives the "
+           "model away.", _frames(shown))
     yield ("radial", "g(r) of heavy atoms (beyond three bonds) at small distances. Grey: the reference.",
            _radial(found, shown))
 
@@ -84,10 +85,11 @@ def _frames(shown: list[Judged]) -> Figure:
     drawn = page.figure(8, 1.2 + 0.35 * len(shown))
     axes = drawn.subplots()
     for k, judged in enumerate(shown):
-        axes.plot(judged.frame_scores, np.full(len(judged.frame_scores), k), "o", alpha=0.6,
+        axes.plot(100 * judged.frame_scores, np.full(len(judged.frame_scores), k), "o", alpha=0.6,
                   color=_style(shown, judged)["color"])
     axes.set(yticks=range(len(shown)), yticklabels=[judged.label for judged in shown],
-             xlabel="divergence of a frame (bits), mean over types of beads")
+             xlabel="large forces of a frame, %")
+    axes.axvline(5, color=GREY, zorder=0)
     axes.invert_yaxis()
     return drawn
 

@@ -39,11 +39,14 @@ class Judged:
         None where every draw failed, as is then all else.
     frame_names : tuple of str
     failures : tuple of Failure
+        Draws that came to nothing.
+    unsound : tuple of Failure
+        Draws that MD cannot start from, which otherwise are refused; here they count as others.
     drawn_rmsd : float, nm
         Distance of the beads of the atoms, as the generator drew them, from those given.
     rows : tuple of ForceRow
-    frame_scores : ndarray, shape (n_frames,), bits
-        Divergence of the forces of each frame.
+    frame_scores : ndarray, shape (n_frames,)
+        Share of large forces of each frame.
     chi2, chi2_bm : float, (kJ/mol/nm)^2
         Of the coarse-grained force field on the reference's structures (thesis, eq. 6.4), and with its own frames
         (eq. 6.5); NaN without one.
@@ -56,6 +59,7 @@ class Judged:
     ensemble: Ensemble | None
     frame_names: tuple[str, ...]
     failures: tuple[Failure, ...] = ()
+    unsound: tuple[Failure, ...] = ()
     drawn_rmsd: float = float("nan")
     description: Description | None = field(default=None, repr=False)
     forces: BeadForces | None = field(default=None, repr=False)
@@ -167,6 +171,7 @@ QUANTITIES = (
     Quantity("contacts", "close contacts", None),
     Quantity("tail", "g(r) tail", None),
     Quantity("chi2_bm", "chi2_BM, (kJ/mol/nm)^2", None),
+    Quantity("unsound", "unsound draws, %", None),
     Quantity("failed", "failed draws", None),
 )
 
@@ -185,6 +190,8 @@ def numbers(judged: Judged, found: Validation) -> dict[str, float]:
                "component": component.divergence, "component_floor": component.floor, "beyond": 100 * own.beyond,
                "high": own.high, "contacts": float(np.mean(judged.description.defects["close contacts"])),
                "tail": near_tail(found.reference, judged.description, len(heavy_atoms(found.inputs.target)))}
+    if judged.choice is not None and judged.choice.refine != "none":
+        values["unsound"] = 100.0 * len(judged.unsound) / len(judged.ensemble)
     if judged.description.bead_rmsd is not None:
         values["bead_rmsd"] = float(np.sqrt(np.mean(judged.description.bead_rmsd ** 2)))
     baseline = found.baseline(judged)

@@ -60,7 +60,8 @@ def as_json(found: Validation) -> dict[str, Any]:
 def _judged(judged: Judged, found: Validation) -> dict[str, Any]:
     return {"label": judged.label, "kind": judged.kind, "model": judged.choice,
             "structures": 0 if judged.ensemble is None else len(judged.ensemble), "failures": judged.failures,
-            "summary": numbers(judged, found), "distributions": judged.rows, "frame_scores": judged.frame_scores,
+            "unsound": judged.unsound, "summary": numbers(judged, found), "distributions": judged.rows,
+            "frame_scores": judged.frame_scores,
             "worst": [{**asdict(worst), "file": f"worst/{worst_name(judged, k)}.gro"}
                       for k, worst in enumerate(judged.worst)]}
 

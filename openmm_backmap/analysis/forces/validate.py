@@ -29,10 +29,14 @@ from openmm_backmap.analysis.kept import keep, kept, load_arrays
 from openmm_backmap.chemistry import Chemistry, parse_aliases
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.checks import mapped
+from openmm_backmap.refine.report import RefineSettings
 from openmm_backmap.units import to_kelvin
 
 Progress = Callable[[str, int, int], None]
 _MINIMISED = "minimize"
+# Beads do not give way, so that what is wrong with them stays and shows; and atoms that MD cannot start from tell most.
+# Atoms among beads that do not move settle in less than 1 ps.
+HELD = RefineSettings(restraint_k=None, equilibrate_ps=1.0, strict=False)
 
 
 def validate(reference: Sequence[str | Path], model: str | Path, cg: Mapping[str, Sequence[str | Path]] | None = None,
@@ -46,7 +50,7 @@ def validate(reference: Sequence[str | Path], model: str | Path, cg: Mapping[str
 
     Everything is kept in ``out``: when the same call is made again after an interruption, it goes on; trajectories may
     be added. ``scores.json``, ``scores.csv``, ``figures/``, ``worst/``, ``forces/`` and ``report.html`` are written at
-    the end.
+    the end. Beads are held (:data:`HELD`), and structures that refinement would refuse are judged like the others.
 
     Parameters
     ----------
@@ -132,7 +136,8 @@ def _settings(job: _Job, chemistry: Chemistry, choice: draws.Choice) -> dict[str
     return {
         "openmm_backmap": __version__, "chemistry": chemistry.name, "chemistry_sha256": chemistry.sha256,
         "files": first.hashes, "model": described, "n_samples": job.n_samples, "seed": job.seed,
-        "temperature_K": job.temperature_K,
+        "temperature_K": job.temperature_K, "restraint_k": HELD.restraint_k, "equilibrate_ps": HELD.equilibrate_ps,
+        "strict": HELD.strict,
         "cg": {arm.choice.label: {"files": arm.frames.hashes, "frames": list(arm.frames.inputs.frames.names),
                                   "refine": arm.choice.refine} for arm in job.arms}}
 
@@ -195,7 +200,7 @@ class _Job:
             draws.save_frames(inputs, file)
             tasks[label] = draws.draw_tasks([arm.choice], inputs, self.out / "draws", file, n_samples=self.n_samples,
                                             seed=self.seed, temperature_K=self.temperature_K, platform=self.platform,
-                                            device=self.device)
+                                            device=self.device, settings=HELD)
         undone = [task for own in tasks.values() for task in own if not task.file.exists()]
         run_tasks(draws.draw, undone, self.workers, "backmapping", self.progress)
         return tasks, {arm.choice.label: draws.collect(arm.choice, tasks[arm.choice.label], arm.frames.inputs)
@@ -222,8 +227,9 @@ class _Job:
         kind = "in-distribution" if arm.frames.label == IN_DISTRIBUTION else "cg"
         if drawn.ensemble is None:
             return Judged(label, kind, arm.choice, None, frames.names, drawn.failures)
+        drawn_rmsd, unsound = _reported(tasks, frames.names)
         chi2, chi2_bm = self._matched(arm, drawn.ensemble, forces)
-        return Judged(label, kind, arm.choice, drawn.ensemble, frames.names, drawn.failures, _rmsd_as_drawn(tasks),
+        return Judged(label, kind, arm.choice, drawn.ensemble, frames.names, drawn.failures, unsound, drawn_rmsd,
                       descriptions[label], forces[label], **self._compared(forces, label), chi2=chi2, chi2_bm=chi2_bm,
                       worst=tuple(find_worst(drawn.ensemble, forces[label], frames.names)))
 
@@ -248,11 +254,13 @@ class _Job:
                 float(chi_squared_bm(at_atoms, projected, theirs, mean_forces(forces[arm.choice.label]))))
 
 
-def _rmsd_as_drawn(tasks: Sequence[draws.DrawTask]) -> float:
-    """Root mean square distance (nm) of the beads that generators drew from those given; NaN where none is known."""
-    found = []
+def _reported(tasks: Sequence[draws.DrawTask], names: Sequence[str]) -> tuple[float, tuple[draws.Failure, ...]]:
+    """Root mean square distance (nm) of the beads that generators drew from those given, NaN where none is known; and
+    the draws that MD cannot start from, with the first reason."""
+    distances, unsound = [], []
     for task in tasks:
         data = load_arrays(task.file)
-        if not str(data["error"]):
-            found += [report["bead_rmsd_given"] for report in json.loads(str(data["report"]))]
-    return float(np.sqrt(np.mean(np.square(found)))) if found else float("nan")
+        for report in [] if str(data["error"]) else json.loads(str(data["report"])):
+            distances.append(report["bead_rmsd_given"])
+            unsound += [draws.Failure(names[task.frame], task.draw + 1, why) for why in report["faults"][:1]]
+    return float(np.sqrt(np.mean(np.square(distances)))) if distances else float("nan"), tuple(unsound)

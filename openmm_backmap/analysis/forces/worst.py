@@ -40,6 +40,8 @@ class Worst:
         The nearest pair of an atom of the bead and another, more than three bonds away, and their distance.
     neighbour : int
         Molecule of that other atom; -1 where there is none.
+    pair : tuple of int, or None
+        These atoms.
     """
 
     structure: int
@@ -51,15 +53,29 @@ class Worst:
     position: np.ndarray = field(repr=False)
     nearest: str
     neighbour: int
+    pair: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """A molecule and those around it, as a small system: ``positions`` (n_atoms, 3) and ``beads`` (n_beads, 3), nm."""
+    """A molecule and those around it, as a small system; the bead in question is at the origin.
+
+    Attributes
+    ----------
+    target : Target
+        Its molecule first, then, where there is one, the molecule that it presses on.
+    positions, beads : ndarray, shapes (n_atoms, 3) and (n_beads, 3), nm
+    pair : ndarray, shape (2, 3), nm, or None
+        Where the nearest atoms are.
+    pressed : int or None
+        The second molecule, counted from 0 over the whole system.
+    """
 
     target: Target = field(repr=False)
     positions: np.ndarray = field(repr=False)
     beads: np.ndarray = field(repr=False)
+    pair: np.ndarray | None = field(default=None, repr=False)
+    pressed: int | None = None
 
 
 def find_worst(ensemble: Ensemble, forces: BeadForces, frame_names: tuple[str, ...], most: int = MOST) -> list[Worst]:
@@ -84,10 +100,11 @@ def find_worst(ensemble: Ensemble, forces: BeadForces, frame_names: tuple[str, .
         molecule = int(target.molecule_of_bead[bead])
         if (k, molecule) in seen:
             continue
-        nearest, neighbour = _nearest(ensemble, k, bead)
+        nearest, neighbour, pair = _nearest(ensemble, k, bead)
         seen |= {(k, molecule), (k, neighbour)}
         found.append(Worst(k, frame_names[ensemble.frame[k]], molecule, bead, bead_name(target, bead),
-                           float(size[k, bead]), wrap(ensemble.beads[k][bead], ensemble.box(k)), nearest, neighbour))
+                           float(size[k, bead]), wrap(ensemble.beads[k][bead], ensemble.box(k)), nearest, neighbour,
+                           pair))
         if len(found) == most:
             break
     return found
@@ -105,22 +122,23 @@ def bead_name(target: Target, bead: int) -> str:
     raise IndexError(f"bead {bead} is none of molecule {molecule}")
 
 
-def _nearest(ensemble: Ensemble, k: int, bead: int) -> tuple[str, int]:
-    """In words, the nearest pair of an atom of the bead and one beyond three bonds; and the molecule of the latter."""
+def _nearest(ensemble: Ensemble, k: int, bead: int) -> tuple[str, int, tuple[int, int] | None]:
+    """In words, the nearest pair of an atom of the bead and one beyond three bonds; the molecule of the latter; and the
+    pair."""
     target, x, box = ensemble.target, ensemble.positions[k].astype(float), ensemble.box(k)
     own = np.flatnonzero(target.bead_of_atom == bead)
     i, j = near_pairs(x[own], x, box, _AROUND_NM)
     i = own[i]
     far = (i != j) & ~np.isin(i * target.n_atoms + j, bonded_keys(target)) & (target.bead_of_atom[j] != bead)
     if not far.any():
-        return "none near", -1
+        return "none near", -1, None
     i, j = i[far], j[far]
     distances = np.linalg.norm(minimum_image(x[i] - x[j], box), axis=-1)
     at = int(np.argmin(distances))
     i, j = int(i[at]), int(j[at])
     other = int(target.molecule_of_atom[j])
     whose = "its own molecule" if other == target.molecule_of_atom[i] else f"molecule {other + 1}"
-    return f"{target.atom_names[i]} - {target.atom_names[j]} of {whose}, {distances[at]:.3f} nm", other
+    return f"{target.atom_names[i]} - {target.atom_names[j]} of {whose}, {distances[at]:.3f} nm", other, (i, j)
 
 
 def surroundings(ensemble: Ensemble, worst: Worst) -> Surroundings:
@@ -132,7 +150,9 @@ def surroundings(ensemble: Ensemble, worst: Worst) -> Surroundings:
     _, j = near_pairs(x[own], x, box, _AROUND_NM)
     apart = np.linalg.norm(minimum_image(x[j] - centre, box), axis=-1)
     near = list(dict.fromkeys(target.molecule_of_atom[j[np.argsort(apart)]].tolist()))
-    chosen = [worst.molecule, *[m for m in near if m != worst.molecule][:_MOST_NEIGHBOURS]]
+    pressed = worst.neighbour if worst.neighbour not in (-1, worst.molecule) else None
+    first = [worst.molecule] if pressed is None else [worst.molecule, pressed]
+    chosen = [*first, *[m for m in near if m not in first][:_MOST_NEIGHBOURS + 1 - len(first)]]
     atoms, sites = [], []
     for m in chosen:
         of_atom, of_bead = target.molecule_of_atom == m, target.molecule_of_bead == m
@@ -142,7 +162,12 @@ def surroundings(ensemble: Ensemble, worst: Worst) -> Surroundings:
         atoms.append(x[of_atom] + shift - centre)
         sites.append(beads[of_bead] + shift - centre)
     part = build_target(target.chemistry, [target.chains[m] for m in chosen])
-    return Surroundings(part, np.concatenate(atoms), np.concatenate(sites))
+    pair = None
+    if worst.pair is not None:
+        begin, end = x[list(worst.pair)]
+        begin = minimum_image(begin - centre, box)
+        pair = np.array([begin, begin + minimum_image(end - centre - begin, box)])
+    return Surroundings(part, np.concatenate(atoms), np.concatenate(sites), pair, pressed)
 
 
 def write_worst(folder: Path, name: str, found: Surroundings) -> Path:
