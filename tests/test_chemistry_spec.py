@@ -85,7 +85,7 @@ def test_small_chemistry_is_read_with_its_defaults():
     ({"monomers__DI__beads__Q__atoms": []}, "X2 are not owned by exactly one bead"),
     ({"monomers__DI__beads__P__mass_shares": {"X9": 1}}, "unknown atom X9"),
     ({"monomers__DI__beads__P__mass_shares": {"X1": 1.5}}, r"1.5; it must lie in \(0, 1\]"),
-    ({"monomers__DI__beads__P__frames": [["R"]]}, "unknown frame"),
+    ({"monomers__DI__beads__P__frames": [["R"]]}, "frames: there is no R"),
     ({"cg__namings": [{"P": "P1"}]}, "must name the beads P, Q"),
     ({"monomers__DI__bead_bonds": [["P", "R"]]}, "bead_bonds: .*R"),
     ({"monomers__DI__links": [["X1", "+X7"]]}, "links: .*X7"),
@@ -183,3 +183,10 @@ def test_examples_of_the_manual_are_chemistries(example, chain, n_atoms):
     target = build_target(parse_chemistry(texts[example], xmls[example]), [chain])
     assert target.n_atoms == n_atoms and (target.bead_of_atom >= 0).all()
     assert target.mapping.sum(axis=1) == pytest.approx(1.0)
+
+
+def test_templates_of_a_monomer_may_differ_in_their_atoms():
+    content = yaml.safe_load(ETHANE_LIKE)
+    content["monomers"]["DI"]["beads"]["P"]["atoms"].append("H9")
+    with pytest.raises(ChemistryError, match="atoms H9 are in none of its residues DI"):
+        parse_chemistry(yaml.safe_dump(content), FORCE_FIELD)

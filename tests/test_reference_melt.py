@@ -17,6 +17,7 @@ from openmm_backmap.geometry.periodic import make_whole
 from openmm_backmap.io.readers import open_cg
 from openmm_backmap.reference import melt
 from openmm_backmap.reference.melt import MeltSettings, recipe, run_melt
+from openmm_backmap.reference.stages import local_system
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_chains_do_not_pass_through_themselves(chemistry):
     from openmm import Context, VerletIntegrator, unit
 
     target = build_target(load_chemistry(chemistry), [["STY"] * 6])
-    system = melt._local_system(target)
+    system = local_system(target)
     for force in system.getForces():
         force.setForceGroup(0 if force.getName() == "CustomNonbondedForce" else 1)
     context = Context(system, VerletIntegrator(0.001))

@@ -28,6 +28,7 @@ from openmm_backmap.training.dataset import (
     with_settled_labels,
 )
 from openmm_backmap.training.dbm_data import system_energies
+from openmm_backmap.training.sources import find_snapshots
 from openmm_backmap.training.symmetry import symmetric_copies
 
 
@@ -65,7 +66,7 @@ def test_a_file_gives_back_what_was_saved(dataset, tmp_path):
     for one, two in zip(both.systems, found.systems, strict=True):
         assert one.target.chains == two.target.chains
         assert np.array_equal(one.positions, two.positions) and one.positions.dtype == two.positions.dtype
-        assert np.array_equal(one.boxes, two.boxes)
+        assert np.array_equal(one.boxes, two.boxes) and np.array_equal(one.starts, two.starts)
     assert [p.name for p in tmp_path.iterdir()] == ["data.npz"]
 
 
@@ -125,15 +126,62 @@ def test_snapshots_of_other_chains_are_systems_of_their_own(tmp_path):
     assert [len(s.positions) for s in data.systems] == [2, 1] and data.n_frames == 3
 
 
-def test_snapshots_need_a_box_and_the_right_chemistry(tmp_path):
+def test_snapshots_all_have_a_box_or_none_and_the_right_chemistry(tmp_path):
     target = small_target(1, 2)
+    write_structure(tmp_path / "box.pdb", target.topology, small_positions(target), BOX)
     write_structure(tmp_path / "no_box.pdb", target.topology, small_positions(target), None)
-    with pytest.raises(InputError, match="no_box.pdb: no periodic box"):
-        compile_dataset([tmp_path / "no_box.pdb"], load_chemistry("sps"))
+    assert compile_dataset([tmp_path / "no_box.pdb"], load_chemistry("sps")).systems[0].boxes is None
+    with pytest.raises(InputError, match="no_box.pdb: no periodic box, while others have one"):
+        compile_dataset([tmp_path / "box.pdb", tmp_path / "no_box.pdb"], load_chemistry("sps"))
     with pytest.raises(BackmapError):
         compile_dataset([tmp_path / "no_box.pdb"], load_chemistry("octane"))
     with pytest.raises(InputError, match="no snapshots"):
         compile_dataset([], load_chemistry("sps"))
+
+
+def write_run(folder, n_frames, seed=1):
+    """``folder`` with a trajectory of alanine dipeptide and what names its atoms."""
+    target = build_target(load_chemistry("adp"), [["ACE", "ALA", "NME"]])
+    folder.mkdir(parents=True)
+    x = build_coordinates(target, np.random.default_rng(seed)) + np.random.default_rng(seed).normal(
+        scale=0.01, size=(n_frames, target.n_atoms, 3))
+    write_structure(folder / "topology.pdb", target.topology, x[0], None)
+    write_structure(folder / "trajectory.xtc", target.topology, x, None)
+    return x
+
+
+def test_trajectories_without_a_box_know_where_they_start(tmp_path):
+    runs = [write_run(tmp_path / "runs" / f"run_{n}", n, n) for n in (3, 2)]
+    write_structure(tmp_path / "one.pdb", build_target(load_chemistry("adp"), [["ACE", "ALA", "NME"]]).topology,
+                    runs[0][2], None)
+    files = [*find_snapshots([tmp_path / "runs"]), tmp_path / "one.pdb"]
+    assert [f.name for f in files] == ["trajectory.xtc"] * 2 + ["one.pdb"]
+    (system,) = compile_dataset([files[1], files[0], files[2]], load_chemistry("adp")).systems
+    assert system.boxes is None and system.starts.tolist() == [0, 3, 5]
+    assert system.positions == pytest.approx(np.concatenate([*runs, runs[0][2:]]), abs=1e-3)
+    data = Dataset(system.target.chemistry, (system,))
+    save_dataset(data, tmp_path / "data.npz")
+    (again,) = load_dataset(tmp_path / "data.npz").systems
+    assert again.boxes is None and again.starts.tolist() == [0, 3, 5]
+    assert [box for _, box in again.snapshots()] == [None] * 6
+
+
+def test_a_trajectory_without_names_is_refused(tmp_path):
+    write_run(tmp_path / "run", 2)
+    (tmp_path / "run" / "topology.pdb").unlink()
+    with pytest.raises(InputError, match="trajectory.xtc: a trajectory holds no names.*as topology.pdb"):
+        compile_dataset([tmp_path / "run" / "trajectory.xtc"], load_chemistry("adp"))
+
+
+def test_copies_of_symmetric_molecules_start_anew(tmp_path):
+    target = build_target(load_chemistry("tmbt"), [["TMB"]])
+    x = build_coordinates(target, np.random.default_rng(1))
+    write_structure(tmp_path / "trajectory.xtc", target.topology, np.stack([x, x + 0.01]), BOX * 2)
+    write_structure(tmp_path / "topology.pdb", target.topology, x, BOX * 2)
+    (system,) = compile_dataset([tmp_path / "trajectory.xtc"], load_chemistry("tmbt")).systems
+    assert len(system.positions) == 12 and system.starts.tolist() == [0, 2, 4, 6, 8, 10]
+    for first in system.starts:
+        assert system.positions[first + 1] - system.positions[first] == pytest.approx(0.01, abs=2e-3)
 
 
 def lines(system):
@@ -259,9 +307,12 @@ def header_of(path):
         return json.loads(str(data["header"])), {k: data[k] for k in data.files if k != "header"}
 
 
-def test_files_of_the_first_version_are_read_and_of_a_later_one_refused(dataset, tmp_path):
+def test_files_of_earlier_versions_are_read_and_of_a_later_one_refused(dataset, tmp_path):
     save_dataset(dataset, tmp_path / "data.npz")
     header, arrays = header_of(tmp_path / "data.npz")
+    arrays = {name: part for name, part in arrays.items() if not name.startswith("starts")}
+    np.savez(tmp_path / "second.npz", header=np.array(json.dumps({**header, "version": 2})), **arrays)
+    assert load_dataset(tmp_path / "second.npz").systems[0].starts.tolist() == [0, 1, 2]
     (chemistry,) = header["chemistries"]
     first = {"chemistry": chemistry["source"], "force_field": chemistry["force_field"],
              "chains": [s["chains"] for s in header["systems"]]}
@@ -270,7 +321,7 @@ def test_files_of_the_first_version_are_read_and_of_a_later_one_refused(dataset,
     assert found.chemistry == dataset.chemistry
     assert np.array_equal(found.systems[0].positions, dataset.systems[0].positions)
     np.savez(tmp_path / "later.npz", header=np.array(json.dumps({**header, "version": 99})), **arrays)
-    with pytest.raises(InputError, match="later.npz: format version 99, this package reads 2; upgrade"):
+    with pytest.raises(InputError, match="later.npz: format version 99, this package reads 3; upgrade"):
         load_dataset(tmp_path / "later.npz")
 
 

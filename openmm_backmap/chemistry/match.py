@@ -203,8 +203,8 @@ def _chains(reader: _ResidueReader) -> list[list[_Unit]]:
 
 
 def _join(reader: _ResidueReader, units: list[_Unit]) -> list[list[_Unit]]:
-    linkable = [u for u in units if reader.chemistry.monomers[u.monomer].links]
-    lone = [[u] for u in units if not reader.chemistry.monomers[u.monomer].links]
+    linkable = [u for u in units if reader.chemistry.monomers[u.monomer].in_chains]
+    lone = [[u] for u in units if not reader.chemistry.monomers[u.monomer].in_chains]
     if not linkable:
         return lone
     _check_numbering(reader, linkable)
@@ -267,7 +267,7 @@ def _join_by_bonds(reader: _ResidueReader, units: list[_Unit]) -> list[list[_Uni
 
 def _check_length(chemistry: Chemistry, cg: CGTopology, chain: list[_Unit], where: str) -> None:
     monomer = chemistry.monomers[chain[0].monomer]
-    if len(chain) == 1 and monomer.links and "single" not in monomer.residues:
+    if len(chain) == 1 and "single" not in monomer.residues:
         raise ChemistryError(
             f"{where}: residue {cg.residue_label(chain[0].residue)} is a chain of one monomer; the chemistry "
             f"{chemistry.name} needs at least 2 in a chain: if it belongs to a longer one, its bonds, chain identifier "
@@ -333,7 +333,8 @@ def match_atoms(chemistry: Chemistry, topology, *, where: str = "input") -> Targ
     target = build_target(chemistry, _template_chains(chemistry, cg, where))
     for k in range(max(len(target.residue_names), cg.n_residues)):
         found = cg.residue_label(k) if k < cg.n_residues else "the end of the file"
-        if k >= min(len(target.residue_names), cg.n_residues) or cg.residue_names[k] != target.residue_names[k]:
+        if k >= min(len(target.residue_names), cg.n_residues) or cg.residue_names[k] not in (
+                target.residue_names[k], chemistry.written(target.residue_names[k])):
             wanted = target.residue_names[k] if k < len(target.residue_names) else "no more residues"
             raise ChemistryError(f"{where}: found {found} where the chemistry {chemistry.name} expects {wanted}")
     same = np.array_equal(cg.residue_of_bead, target.residue_of_atom)
@@ -343,7 +344,8 @@ def match_atoms(chemistry: Chemistry, topology, *, where: str = "input") -> Targ
 
 
 def _template_chains(chemistry: Chemistry, cg: CGTopology, where: str) -> list[list[str]]:
-    monomer_of = {t: m for m in chemistry.monomers.values() for t in m.residues.values()}
+    monomer_of = {t: m for m in chemistry.monomers.values()
+                  for name in m.residues.values() for t in (name, chemistry.written(name))}
     end = chemistry.end.residue if chemistry.end else None
     chains: list[list[str]] = []
     is_open, file_chain = False, None
@@ -357,7 +359,7 @@ def _template_chains(chemistry: Chemistry, cg: CGTopology, where: str) -> list[l
                                  f"{chemistry.name} ({known})")
         monomer = monomer_of[name]
         opens = name in (monomer.residues.get("first"), monomer.residues.get("single"))
-        if opens or not is_open or not monomer.links or cg.chain_of_residue[k] != file_chain:
+        if opens or not is_open or not monomer.in_chains or cg.chain_of_residue[k] != file_chain:
             chains.append([])
         chains[-1].append(monomer.name)
         is_open, file_chain = name != monomer.residues.get("last"), cg.chain_of_residue[k]

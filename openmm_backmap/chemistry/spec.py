@@ -12,6 +12,7 @@ import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from openmm_backmap.chemistry.text import only_known, read_mapping
 from openmm_backmap.errors import ChemistryError, InputError
 from openmm_backmap.registry import unknown_name
 
-SHIPPED = ("sps", "octane", "cumene", "tmbt")
+SHIPPED = ("sps", "octane", "cumene", "tmbt", "adp", "chignolin")
 POSITIONS = ("middle", "first", "last", "single")
 CONSTRAINTS = ("none", "h-bonds", "all-bonds")
 METHODS = ("PME", "Ewald", "LJPME", "CutoffPeriodic")
@@ -74,7 +75,10 @@ class Stereocentre:
 
 @dataclass(frozen=True)
 class MonomerSpec:
-    """A monomer: residue template by position in the chain, beads, links and what is special about its atoms."""
+    """A monomer: residue template by position in the chain, beads, links and what is special about its atoms.
+
+    ``written`` is the name of its residues in atomistic files, where that is not the template's.
+    """
 
     name: str
     residues: Mapping[str, str]
@@ -86,6 +90,7 @@ class MonomerSpec:
     stereocentres: tuple[Stereocentre, ...]
     equivalent: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
     placement: Placement | None = None
+    written: str | None = None
 
     def residue(self, index: int, length: int) -> str:
         """Template name of the monomer at ``index`` of a chain of ``length``."""
@@ -93,8 +98,14 @@ class MonomerSpec:
         for name in ("single", place, "middle") if length == 1 else (place, "middle"):
             if name in self.residues:
                 return self.residues[name]
-        raise ChemistryError(f"monomer {self.name} is a molecule of its own (residues: {', '.join(self.residues)}); "
-                             f"it cannot be number {index + 1} of a chain of {length}")
+        what = "is a molecule of its own" if not self.in_chains else "has its place"
+        raise ChemistryError(f"monomer {self.name} {what} (residues: {', '.join(self.residues)}); it cannot be number "
+                             f"{index + 1} of a chain of {length}")
+
+    @property
+    def in_chains(self) -> bool:
+        """Whether the monomer is part of a chain, and no molecule of its own."""
+        return bool(self.links) or "single" not in self.residues
 
     def bead_index(self, name: str) -> int:
         return [bead.name for bead in self.beads].index(name)
@@ -166,6 +177,14 @@ class Chemistry:
         """Hash of its two texts."""
         return hashlib.sha256((self.source + self.force_field_xml).encode()).hexdigest()
 
+    def written(self, template: str) -> str:
+        """The name that residues of a template have in atomistic files."""
+        return self._written.get(template, template)
+
+    @cached_property
+    def _written(self) -> dict[str, str]:
+        return {t: m.written for m in self.monomers.values() if m.written for t in m.residues.values()}
+
     @property
     def type_classes(self) -> tuple[str, ...]:
         """Names of all atom classes, sorted: the vocabulary of atom types."""
@@ -178,7 +197,7 @@ class Chemistry:
 
 
 def load_chemistry(name_or_path: str | Path) -> Chemistry:
-    """Read a chemistry: a shipped name (``sps``, ``octane``, ``cumene``, ``tmbt``) or the path of a YAML file.
+    """Read a chemistry: a shipped name (:data:`SHIPPED`) or the path of a YAML file.
 
     The force field file that it names lies beside it. A path that ends in ``.map`` is read as the DeepBackmap
     authors' files, see :func:`openmm_backmap.chemistry.dbm_files.load_dbm`.
@@ -240,7 +259,7 @@ def _read_beside(path: Path, name: str) -> str:
 def _monomer(name: str, content: Mapping, where: str) -> MonomerSpec:
     where = f"{where}: monomer {name}"
     only_known(content, where, "residues beads links bead_bonds no_nonbonded_within no_nonbonded stereocentres "
-               "equivalent placement")
+               "equivalent placement written")
     only_known(content["residues"], f"{where}: residues", " ".join(POSITIONS))
     centres = tuple(
         Stereocentre(c["centre"], tuple(c["neighbours"]), int(c["sign"]), c.get("pattern", "constant"))
@@ -252,7 +271,8 @@ def _monomer(name: str, content: Mapping, where: str) -> MonomerSpec:
         no_nonbonded_within=tuple(content.get("no_nonbonded_within", [])),
         no_nonbonded=_pairs(content.get("no_nonbonded", [])), stereocentres=centres,
         equivalent=tuple((tuple(a), tuple(b)) for a, b in content.get("equivalent", [])),
-        placement=parse_placement(content["placement"], where) if "placement" in content else None)
+        placement=parse_placement(content["placement"], where) if "placement" in content else None,
+        written=content.get("written"))
 
 
 def _bead(name: str, content: Mapping, where: str) -> BeadSpec:
@@ -324,25 +344,27 @@ def _atom_name(bond: ElementTree.Element, end: str, names: list[str]) -> str:
 def _check(chemistry: Chemistry, where: str) -> None:
     """Every name that the chemistry uses must exist, and every atom must belong to exactly one bead."""
     for monomer in chemistry.monomers.values():
+        owned = [atom for bead in monomer.beads for atom in bead.atoms]
+        found = set()
         for template_name in monomer.residues.values():
             template = chemistry.templates.get(template_name)
             if template is None:
                 raise ChemistryError(f"{where}: monomer {monomer.name}: the force field has no residue {template_name}")
-            owned = [atom for bead in monomer.beads for atom in bead.atoms]
-            names = [atom.name for atom in template.atoms]
-            if sorted(owned) != sorted(names):
-                odd = sorted(set(owned) ^ set(names)) or sorted({a for a in owned if owned.count(a) > 1})
+            names = {atom.name for atom in template.atoms}
+            odd = sorted(names - set(owned)) or sorted({a for a in owned if owned.count(a) > 1})
+            if odd:
                 raise ChemistryError(f"{where}: monomer {monomer.name}: atoms {', '.join(odd)} are not owned by "
                                      f"exactly one bead of residue {template_name}")
+            found |= names
+        if set(owned) - found:
+            raise ChemistryError(f"{where}: monomer {monomer.name}: atoms {', '.join(sorted(set(owned) - found))} are "
+                                 f"in none of its residues {', '.join(monomer.residues.values())}")
         beads = {bead.name for bead in monomer.beads}
         atoms = set(owned)
         _check_references(chemistry, monomer, where)
         for bead in monomer.beads:
             for shares in (bead.mass_shares, bead.first, bead.last):
                 _check_shares(shares, atoms, f"{where}: monomer {monomer.name}: bead {bead.name}")
-            for pair in bead.frames:
-                if {ref.lstrip("+-") for ref in pair} - beads:
-                    raise ChemistryError(f"{where}: monomer {monomer.name}: bead {bead.name}: unknown frame {pair}")
         for naming in chemistry.cg.namings:
             if set(naming) != beads and len(chemistry.monomers) == 1:
                 raise ChemistryError(f"{where}: cg: a naming must name the beads {', '.join(sorted(beads))}")
@@ -359,6 +381,7 @@ def _check_references(chemistry: Chemistry, monomer: MonomerSpec, where: str) ->
     atoms, beads = ({m.name: {x for bead in m.beads for x in (bead.atoms if of_atoms else (bead.name,))}
                      for m in chemistry.monomers.values()} for of_atoms in (True, False))
     used = [("links", monomer.links, atoms), ("bead_bonds", monomer.bead_bonds, beads),
+            ("frames", [pair for bead in monomer.beads for pair in bead.frames], beads),
             ("no_nonbonded", monomer.no_nonbonded, atoms),
             ("no_nonbonded_within", [monomer.no_nonbonded_within], beads),
             ("equivalent", [a + b for a, b in monomer.equivalent], atoms),

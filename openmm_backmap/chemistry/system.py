@@ -34,6 +34,8 @@ def create_system(target: Target, box: np.ndarray | None, *, hydrogen_mass: floa
     ------
     InputError
         Where half the box is smaller than the cutoff.
+    ChemistryError
+        Where the force field does not describe the molecules.
     """
     from openmm import app, unit
 
@@ -42,17 +44,22 @@ def create_system(target: Target, box: np.ndarray | None, *, hydrogen_mass: floa
     if box is not None:
         check_box(box, spec.cutoff_nm)
     topology = with_box(target.topology, box)
-    residues = list(topology.residues())
     settings = dict(
         nonbondedMethod=getattr(app, spec.method) if box is not None else app.NoCutoff,
         constraints=app.AllBonds if chemistry.constraints == "all-bonds" else
         app.HBonds if chemistry.constraints == "h-bonds" else None,
-        rigidWater=False, removeCMMotion=False, residueTemplates={r: r.name for r in residues})
+        rigidWater=False, removeCMMotion=False,
+        residueTemplates=dict(zip(topology.residues(), target.residue_names, strict=True)))
     if box is not None:
         settings["nonbondedCutoff"] = spec.cutoff_nm * unit.nanometer
     if hydrogen_mass:
         settings["hydrogenMass"] = hydrogen_mass * unit.dalton
-    system = chemistry.force_field().createSystem(topology, **settings)
+    try:
+        system = chemistry.force_field().createSystem(topology, **settings)
+    except Exception as error:
+        # Bare ones, where a residue lacks the neighbour that its template asks for, or parameters are missing.
+        raise ChemistryError(f"the force field of the chemistry {chemistry.name} does not fit these molecules, which "
+                             f"may lack an end ({' '.join(str(error).split())})") from error
     _fold_lennard_jones(system)
     for force in system.getForces():
         if hasattr(force, "setUseDispersionCorrection"):

@@ -91,15 +91,20 @@ class Target:
     @cached_property
     def topology(self):
         """The atomistic ``openmm.app.Topology`` (no box; see :func:`openmm_backmap.chemistry.system.with_box`)."""
+        return self.new_topology()
+
+    def new_topology(self):
+        """One that belongs to the caller; to copy :attr:`topology` takes twice as long."""
         from openmm import app
 
         topology = app.Topology()
         chains = [topology.addChain() for _ in self.chains]
-        residues = [topology.addResidue(name, chains[c], str(1 + i - first)) for i, (name, c, first) in enumerate(
-            zip(self.residue_names, self.chain_of_residue, self._first_residue_of_chain()[self.chain_of_residue]))]
+        first = self._first_residue_of_chain()
+        residues = [topology.addResidue(self.chemistry.written(name), chains[c], str(1 + i - first[c]))
+                    for i, (name, c) in enumerate(zip(self.residue_names, self.chain_of_residue))]
         atoms = [topology.addAtom(name, app.Element.getBySymbol(element), residues[r])
                  for name, element, r in zip(self.atom_names, self.elements, self.residue_of_atom)]
-        for i, j in self.bonds:
+        for i, j in self.bonds.tolist():
             topology.addBond(atoms[i], atoms[j])
         return topology
 
@@ -273,7 +278,8 @@ class _ChainBuilder:
         last = len(atom_of) - 1
         for bead in monomer.beads:
             b = bead_of[k][bead.name]
-            for atom in bead.atoms:
+            # The templates of a monomer may differ: an amino acid has other atoms at the ends of a chain.
+            for atom in atom_of[k].keys() & set(bead.atoms):
                 self.bead_of_atom[atom_of[k][atom]] = b
             shares = bead.first if bead.first and k == 0 else bead.last if bead.last and k == last else bead.mass_shares
             for ref, share in shares.items():

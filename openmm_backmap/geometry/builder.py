@@ -14,6 +14,7 @@ from openmm_backmap.geometry.tables import neighbour_lists
 
 _TETRAHEDRAL = np.arccos(-1 / 3)
 _ENOUGH_NM = 0.22
+_CLOSED_NM = 0.02
 _TRIES = 24
 _REGROWTHS = 50
 
@@ -22,8 +23,9 @@ def build_coordinates(target: Target, rng: np.random.Generator) -> np.ndarray:
     """Positions (n_atoms, 3), nm, of every molecule of ``target`` by itself, with random staggered torsions.
 
     Atoms with four bonds are tetrahedral, with three trigonal, and so is an atom of a ring with two (an aromatic
-    nitrogen); bonds between trigonal atoms are planar, so regular rings close. Torsions that leave room are preferred,
-    and molecules with a bond through a ring are grown again; what still overlaps is for a minimiser to undo.
+    nitrogen); bonds between trigonal atoms are planar, so regular rings close, and others nearly. Torsions that leave
+    room are preferred, and molecules with a bond through a ring are grown again; what still overlaps, and rings that
+    are not quite closed, are for a minimiser.
     """
     from openmm_backmap.chemistry import create_system
 
@@ -97,33 +99,36 @@ class _Grower:
                 placed = np.append(placed, children)
 
     def _roomiest(self, atom: int, children: list[int], placed: np.ndarray) -> np.ndarray:
-        """Positions of ``children``: the first that leave enough room, else those that leave the most."""
+        """Positions of ``children``: the first that leave enough room, else those that leave the most; where a ring
+        does not close, those that close it best."""
         near = [atom, *self.neighbours[atom], *(n for child in children for n in self.neighbours[child])]
         placed = np.setdiff1d(placed, near)
         length = np.array([[self.lengths[atom, c]] for c in children])
-        best, best_gap = None, -1.0
+        best, best_gap, nearest, least = None, -1.0, None, np.inf
         for directions in self._directions(atom, len(children)):
             spots = self.x[atom] + directions * length
-            if not self._closes(atom, children, spots):
+            misfit = self._misfit(atom, children, spots)
+            if misfit > _CLOSED_NM:
+                if nearest is None or misfit < least:
+                    nearest, least = spots, misfit
                 continue
             gap = np.linalg.norm(spots[:, None] - self.x[placed], axis=-1).min() if len(placed) else np.inf
             if gap > best_gap:
                 best, best_gap = spots, gap
             if gap > _ENOUGH_NM:
                 break
-        return best
+        return nearest if best is None else best
 
-    def _closes(self, atom: int, children: list[int], spots: np.ndarray) -> bool:
-        """Whether rings turn inwards, and meet their own atoms at bond length."""
-        parent = self.before[atom]
+    def _misfit(self, atom: int, children: list[int], spots: np.ndarray) -> float:
+        """How far (nm) rings are from meeting their own atoms at bond length; infinite where they turn outwards."""
+        parent, misfit = self.before[atom], 0.0
         for child, spot in zip(children, spots):
             if parent >= 0 and self._in_one_ring(atom, parent, child) and not self._cis(atom, parent, child, spot):
-                return False
+                return np.inf
             for n in self.neighbours[child]:
-                if (n, child) in self.lengths and not np.isnan(self.x[n, 0]) and abs(
-                        np.linalg.norm(self.x[n] - spot) - self.lengths[n, child]) > 0.02:
-                    return False
-        return True
+                if n != atom and not np.isnan(self.x[n, 0]):
+                    misfit = max(misfit, abs(np.linalg.norm(self.x[n] - spot) - self.lengths[n, child]))
+        return misfit
 
     def _in_one_ring(self, *atoms: int) -> bool:
         return any(ring.issuperset(atoms) for ring in self.rings_of.get(atoms[0], ()))

@@ -82,7 +82,9 @@ def close_contacts(target: Target, positions: np.ndarray, box: np.ndarray | None
     i, j = near_pairs(positions[heavy], positions[heavy], box, heavy_nm)
     pairs = np.stack([heavy[i], heavy[j]], axis=1)[i < j]
     keys = np.unique(pairs[:, 0] * target.n_atoms + pairs[:, 1])
-    keys = keys[~np.isin(keys, bonded)]
+    # bonded keys are many and sorted, close ones few
+    at = np.searchsorted(bonded, keys)
+    keys = keys[np.append(bonded, -1)[at] != keys]
     return np.stack([keys // target.n_atoms, keys % target.n_atoms], axis=1)
 
 
@@ -102,13 +104,27 @@ def bonded_keys(target: Target) -> np.ndarray:
 @once_per_target
 def rings(target: Target) -> tuple[np.ndarray, ...]:
     """Rings of the bond graph, up to ten atoms: for each its atoms in order around it, smallest first of all."""
+    owner = target.molecule_of_atom[target.bonds[:, 0]]
+    order = np.argsort(owner, kind="stable")
+    found, known = [], {}
+    for bonds in np.split(target.bonds[order], np.flatnonzero(np.diff(owner[order])) + 1):
+        # A melt has few distinct molecules and many copies: each is looked at once.
+        first = bonds.min(initial=target.n_atoms)
+        shape = (bonds - first).tobytes()
+        if shape not in known:
+            known[shape] = _cycles(bonds - first)
+        found.extend(first + ring for ring in known[shape])
+    return tuple(sorted(found, key=lambda ring: ring[0]))
+
+
+def _cycles(bonds: np.ndarray) -> list[np.ndarray]:
     import networkx as nx
 
-    graph = nx.Graph(target.bonds.tolist())
-    found = [np.array(ring) for ring in nx.cycle_basis(graph) if len(ring) <= _LARGEST_RING]
-    return tuple(sorted((np.roll(ring, -np.argmin(ring)) for ring in found), key=lambda ring: ring[0]))
+    found = [np.array(ring) for ring in nx.cycle_basis(nx.Graph(bonds.tolist())) if len(ring) <= _LARGEST_RING]
+    return [np.roll(ring, -np.argmin(ring)) for ring in found]
 
 
+@once_per_target
 def _rings_by_size(target: Target) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rings of one size together: their indices (n,), their atoms (n, size)."""
     sizes = np.array([len(ring) for ring in rings(target)], dtype=np.int64)

@@ -110,3 +110,12 @@ def molecules_into_box(positions: np.ndarray, box: np.ndarray | None, molecule: 
     counts = np.bincount(molecule)[:, None]
     centres = np.stack([np.bincount(molecule, positions[:, k]) for k in range(3)], axis=1) / counts
     return positions + (wrap(centres, box) - centres)[molecule]
+
+
+def lattice_shifts(vectors: np.ndarray, boxes: np.ndarray | None) -> np.ndarray:
+    """Vectors of the lattice (n, 3) to take from ``vectors`` (n, 3), nm, to bring each near the origin of its own box
+    (n, 3, 3), nm, in reduced form: exact where what is left is less than half the narrowest side."""
+    if boxes is None:
+        return np.zeros_like(vectors)
+    fractions = np.linalg.solve(np.swapaxes(boxes, -1, -2), vectors[..., None])[..., 0]
+    return np.einsum("ni,nij->nj", np.round(fractions), boxes)

@@ -25,8 +25,8 @@ from openmm_backmap.io.readers import STRUCTURES, TRAJECTORIES, open_cg
 
 # No bond of these is longer; atoms two bonds apart are farther than this, all but those with hydrogen.
 _BOND_NM, _HYDROGEN_BOND_NM = 0.25, 0.16
-# So many bonds may be too long in a bad structure; where atoms are in another order, most are.
-_LONG_SHARE = 0.5
+#: so many bonds may be too long in a bad structure; where atoms are in another order, most are
+LONG_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def open_atoms(paths: Sequence[str | Path], chemistry: Chemistry, *, topology: s
         Residues or atoms are not the chemistry's.
     """
     files = find_files(paths)
-    matcher, target = _Matcher(chemistry, aliases or {}), None
+    matcher, target = AtomMatcher(chemistry, aliases or {}), None
     positions: list[np.ndarray] = []
     boxes: list[np.ndarray | None] = []
     owners: list[Path] = []
@@ -124,7 +124,7 @@ def open_atoms(paths: Sequence[str | Path], chemistry: Chemistry, *, topology: s
                 raise InputError(f"{file}: has positions that are not finite")
             whole = make_whole(frame.positions, frame.box, target.bonds)
             if strict or by_order:
-                _check_bonds(target, whole, source.topology, str(file), 0.0 if strict else _LONG_SHARE)
+                check_bonds(target, whole, source.topology, str(file), 0.0 if strict else LONG_SHARE)
             positions.append(whole)
             boxes.append(frame.box)
             owners.append(file)
@@ -135,7 +135,7 @@ def _system(target: Target) -> str:
     return f"{len(target.chains)} molecules of {target.n_atoms} atoms in all"
 
 
-class _Matcher:
+class AtomMatcher:
     """Names to targets; files of equal names share one."""
 
     def __init__(self, chemistry: Chemistry, aliases: Mapping[str, str]):
@@ -211,7 +211,8 @@ def _first_other_element(names: Sequence[str], elements: Sequence[str]) -> int |
     return None
 
 
-def _check_bonds(target: Target, whole: np.ndarray, cg: CGTopology, where: str, allowed: float) -> None:
+def check_bonds(target: Target, whole: np.ndarray, cg: CGTopology, where: str, allowed: float) -> None:
+    """Refuse a structure ``whole`` (n_atoms, 3), nm, of which more than a share ``allowed`` of bonds is too long."""
     light = (np.array(target.elements) == "H")[target.bonds].any(axis=1)
     i, j = target.bonds.T
     excess = np.linalg.norm(whole[i] - whole[j], axis=1) - np.where(light, _HYDROGEN_BOND_NM, _BOND_NM)

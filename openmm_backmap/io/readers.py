@@ -256,7 +256,7 @@ def _pdb_box(line: str) -> np.ndarray | None:
 # --- binary trajectories --------------------------------------------------------------------------------------------
 
 def _open_trajectory(path: Path, names: CGTopology, topology: str | Path) -> CGSource:
-    with _trajectory_file(path) as file:
+    with trajectory_file(path) as file:
         n_frames = len(file)
         n_beads = file.read(n_frames=1)[0].shape[1] if n_frames else names.n_beads
     if not n_frames:
@@ -266,7 +266,8 @@ def _open_trajectory(path: Path, names: CGTopology, topology: str | Path) -> CGS
     return CGSource(path, names, n_frames, lambda *selection: _trajectory_frames(path, *selection))
 
 
-def _trajectory_file(path: Path):
+def trajectory_file(path: Path):
+    """The open file (.xtc, .trr, .dcd) as mdtraj has it."""
     from mdtraj.formats import DCDTrajectoryFile, TRRTrajectoryFile, XTCTrajectoryFile
 
     kind = {".xtc": XTCTrajectoryFile, ".trr": TRRTrajectoryFile, ".dcd": DCDTrajectoryFile}[path.suffix.lower()]
@@ -274,7 +275,7 @@ def _trajectory_file(path: Path):
 
 
 def _trajectory_frames(path: Path, first: int, stop: int, stride: int) -> Iterator[CGFrame]:
-    with named_errors(path), _trajectory_file(path) as file:
+    with named_errors(path), trajectory_file(path) as file:
         for frame in range(first, stop, stride):
             file.seek(frame)
             if path.suffix.lower() == ".dcd":

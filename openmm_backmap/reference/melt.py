@@ -8,25 +8,31 @@ all bonds constrained; positions keep their distribution.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from openmm_backmap.chemistry import Chemistry, Target, build_target, create_system, load_chemistry
-from openmm_backmap.errors import InputError, RefinementError
-from openmm_backmap.geometry.builder import build_coordinates
-from openmm_backmap.geometry.checks import inverted_centres, pierced_rings
+from openmm_backmap.errors import RefinementError
 from openmm_backmap.geometry.periodic import molecules_into_box
 from openmm_backmap.io.writers import write_structure
+from openmm_backmap.reference.stages import (
+    HYDROGEN_MASS,
+    Progress,
+    claim,
+    defects,
+    dynamics,
+    grow,
+    local_system,
+    minimise_softly,
+    save,
+    scale_molecules,
+    snapshot,
+)
 
-HYDROGEN_MASS = 3.0
 TIMESTEP_PS = 0.004
 FRICTION_PER_PS = 1.0
-_LOCAL_BONDS = 9
-_GROWTHS = 20
 _RELAX_PS = 40.0
 _SCALE, _STEPS_PER_SCALE = 0.985, 50
 
@@ -78,14 +84,13 @@ def recipe(chemistry: str, **changes) -> MeltSettings:
     return replace(settings, **{name: value for name, value in changes.items() if value is not None})
 
 
-def run_melt(settings: MeltSettings, out: Path, platform=None, progress: Callable[[str, int, int], None] | None = None):
+def run_melt(settings: MeltSettings, out: Path, platform=None, progress: Progress | None = None):
     """Make (or go on making) the snapshots ``out/frame_0001.gro``, ... of one melt.
 
     Every stage leaves a state file behind; a run that was interrupted starts again after the last one. The settings
     are kept in ``out/settings.json``, and a run with others is refused.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(settings, out)
+    claim(settings, out)
     run = _MeltRun(settings, out, platform, progress or (lambda *_: None))
     from openmm import OpenMMException
 
@@ -96,16 +101,6 @@ def run_melt(settings: MeltSettings, out: Path, platform=None, progress: Callabl
         run.sample()
     except OpenMMException as error:
         raise RefinementError(f"{out}: dynamics failed ({str(error).split('.')[0]}); try another seed") from error
-
-
-def _claim(settings: MeltSettings, out: Path) -> None:
-    record = out / "settings.json"
-    wanted = asdict(settings)
-    if record.exists():
-        found = json.loads(record.read_text())
-        if {**found, "n_snapshots": 0} != {**wanted, "n_snapshots": 0}:
-            raise InputError(f"{record} belongs to a run with other settings; use another --out or the same settings")
-    record.write_text(json.dumps(wanted, indent=1))
 
 
 class _MeltRun:
@@ -129,25 +124,21 @@ class _MeltRun:
         self._run(simulation, "chains, hot", _RELAX_PS)
         simulation.integrator.setTemperature(self.temperature)
         self._run(simulation, "chains", _RELAX_PS)
-        positions, _, _ = _snapshot(simulation)
-        _save(file, positions=positions)
+        positions, _, _ = snapshot(simulation)
+        save(file, positions=positions)
 
     def _grown(self):
-        """A simulation of chains without defects; what a minimiser has inverted or pierced, dynamics do not mend."""
-        system = _local_system(self.target)
-        for k in range(_GROWTHS):
-            self.progress("growing chains", k, _GROWTHS)
-            grown, _ = _spread(self.target, build_coordinates(self.target, self.rng), self.rng)
-            simulation = self._simulation(system, grown)
-            for soft in (0.5, 0.05, 0.0):
-                # Atoms may lie on top of each other; the plain potential has no usable slope there.
-                simulation.context.setParameter("soft", soft)
-                simulation.minimizeEnergy(maxIterations=1000)
-            defects = _defects(self.target, _snapshot(simulation)[0], None)
-            if not defects:
-                self.progress("growing chains", _GROWTHS, _GROWTHS)
-                return simulation
-        raise RefinementError(f"no chains without {defects} in {_GROWTHS} attempts; try another seed or fewer chains")
+        """A simulation of chains without defects."""
+        system, simulation = local_system(self.target), None
+
+        def settle(positions: np.ndarray) -> np.ndarray:
+            nonlocal simulation
+            simulation = self._simulation(system, _spread(self.target, positions, self.rng)[0])
+            minimise_softly(simulation)
+            return snapshot(simulation)[0]
+
+        grow(self.target, self.rng, settle, self.progress)
+        return simulation
 
     def packed(self) -> None:
         """Chains far apart on a grid, then brought together step by step."""
@@ -164,19 +155,19 @@ class _MeltRun:
         simulation.minimizeEnergy(maxIterations=200)
         for k in range(n):
             self.progress("packing", k, n)
-            positions, _, _ = _snapshot(simulation)
+            positions, _, _ = snapshot(simulation)
             edge *= factor
             simulation.context.setPeriodicBoxVectors(*(np.eye(3) * edge))
-            simulation.context.setPositions(_scale_molecules(self.target, positions, factor))
+            simulation.context.setPositions(scale_molecules(self.target.molecule_of_atom, positions, factor))
             simulation.minimizeEnergy(maxIterations=30)
             simulation.context.setVelocitiesToTemperature(self.temperature, int(self.rng.integers(2**31)))
             simulation.step(_STEPS_PER_SCALE)
         self.progress("packing", n, n)
-        positions, velocities, box = _snapshot(simulation)
-        defects = _defects(self.target, positions, box)
-        if defects:
-            raise RefinementError(f"packing the chains left {defects}; try another seed")
-        _save(file, positions=positions, velocities=velocities, box=box)
+        positions, velocities, box = snapshot(simulation)
+        found = defects(self.target, positions, box)
+        if found:
+            raise RefinementError(f"packing the chains left {found}; try another seed")
+        save(file, positions=positions, velocities=velocities, box=box)
 
     def equilibrated(self) -> None:
         file = self.out / "equilibrated.npz"
@@ -199,7 +190,7 @@ class _MeltRun:
         for k in range(int(done), self.settings.n_snapshots):
             self.progress("snapshots", k, self.settings.n_snapshots)
             simulation.step(round(self.settings.interval_ps / TIMESTEP_PS))
-            positions, _, box = _snapshot(simulation)
+            positions, _, box = snapshot(simulation)
             whole = molecules_into_box(positions, box, self.target.molecule_of_atom)
             write_structure(self.out / f"frame_{k + 1:04d}.gro", self.target.topology, whole[None], box, overwrite=True,
                             gro_precision=6)
@@ -225,17 +216,12 @@ class _MeltRun:
         return simulation, done
 
     def _keep(self, simulation, file: Path, done: float) -> None:
-        positions, velocities, box = _snapshot(simulation)
-        _save(file, positions=positions, velocities=velocities, box=box, done=done)
+        positions, velocities, box = snapshot(simulation)
+        save(file, positions=positions, velocities=velocities, box=box, done=done)
 
     def _simulation(self, system, positions, box=None):
-        from openmm import LangevinMiddleIntegrator, app
-
-        from openmm_backmap.energy.platforms import best_platform
-
-        integrator = LangevinMiddleIntegrator(self.temperature, FRICTION_PER_PS, TIMESTEP_PS)
-        integrator.setRandomNumberSeed(int(self.rng.integers(1, 2**31)))
-        simulation = app.Simulation(self.target.topology, system, integrator, best_platform(self.platform))
+        simulation = dynamics(self.target.topology, system, self.temperature, FRICTION_PER_PS, TIMESTEP_PS,
+                              int(self.rng.integers(1, 2**31)), self.platform)
         if box is not None:
             simulation.context.setPeriodicBoxVectors(*box)
         simulation.context.setPositions(positions)
@@ -247,68 +233,6 @@ class _MeltRun:
             self.progress(name, k, n)
             simulation.step(round(span_ps / n / TIMESTEP_PS))
         self.progress(name, n, n)
-
-
-def _snapshot(simulation):
-    from openmm import unit
-
-    state = simulation.context.getState(positions=True, velocities=True)
-    positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
-    box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-    return np.array(positions), np.array(velocities), np.array(box)
-
-
-def _save(file: Path, **arrays) -> None:
-    part = file.with_suffix(".part.npz")
-    np.savez(part, **arrays)
-    part.replace(file)
-
-
-def _defects(target: Target, positions: np.ndarray, box: np.ndarray | None) -> str:
-    """What is wrong with the stereochemistry or topology of ``positions``, in words; empty where nothing is."""
-    counts = {"inverted stereocentres": int(inverted_centres(target, positions).sum()),
-              "pierced rings": len(pierced_rings(target, positions, box))}
-    return " and ".join(f"{n} {what}" for what, n in counts.items() if n)
-
-
-def _local_system(target: Target):
-    """Bonded terms, Lennard-Jones between atoms up to ``_LOCAL_BONDS`` bonds apart in one chain, and repulsion beyond.
-
-    Attraction along the whole chain would collapse it; with no repulsion either, its rings would pass each other.
-    """
-    from openmm import CustomBondForce, CustomNonbondedForce, NonbondedForce, unit
-
-    system = create_system(target, None, hydrogen_mass=HYDROGEN_MASS)
-    index = next(k for k, f in enumerate(system.getForces()) if isinstance(f, NonbondedForce))
-    nonbonded = system.getForce(index)
-    sigma, epsilon = np.array([[p[1].value_in_unit(unit.nanometer), p[2].value_in_unit(unit.kilojoule_per_mole)]
-                               for p in map(nonbonded.getParticleParameters, range(target.n_atoms))]).T
-    local = CustomBondForce("4*epsilon*(x^2 - x); x = 1/(soft + (r/sigma)^6)")
-    # Lennard-Jones up to its minimum, as Weeks, Chandler and Andersen (J. Chem. Phys. 54, 5237, 1971) cut it.
-    core = CustomNonbondedForce("step(x - 0.5)*(4*(x^2 - x) + 1)*sqrt(epsilon1*epsilon2); "
-                                "x = 1/(soft + (2*r/(sigma1 + sigma2))^6)")
-    core.setNonbondedMethod(CustomNonbondedForce.CutoffNonPeriodic)
-    core.setCutoffDistance(float(2 ** (1 / 6) * sigma.max()))
-    for force in (local, core):
-        force.addGlobalParameter("soft", 0.0)
-    for name in ("sigma", "epsilon"):
-        core.addPerParticleParameter(name)
-    for row in zip(sigma.tolist(), epsilon.tolist()):
-        core.addParticle(row)
-    local.addPerBondParameter("sigma")
-    local.addPerBondParameter("epsilon")
-    excluded = {tuple(sorted(pair)) for pair in target.excluded.tolist()}
-    distances = target.graph_distances(_LOCAL_BONDS).tocoo()
-    for i, j, d in zip(distances.row.tolist(), distances.col.tolist(), distances.data.tolist()):
-        if i < j:
-            core.addExclusion(i, j)
-        if i < j and d > 2 and (i, j) not in excluded:
-            local.addBond(i, j, [(sigma[i] + sigma[j]) / 2, float(np.sqrt(epsilon[i] * epsilon[j]))])
-    system.removeForce(index)
-    system.addForce(local)
-    system.addForce(core)
-    return system
 
 
 def _spread(target: Target, positions: np.ndarray, rng) -> tuple[np.ndarray, float]:
@@ -323,10 +247,3 @@ def _spread(target: Target, positions: np.ndarray, rng) -> tuple[np.ndarray, flo
     spots = rng.permutation([(i, j, k) for i in range(side) for j in range(side) for k in range(side)])[:n]
     placed = np.concatenate([x + (spot + 0.5) * cell for x, spot in zip(molecules, spots)])
     return placed, side * cell
-
-
-def _scale_molecules(target: Target, positions: np.ndarray, factor: float) -> np.ndarray:
-    molecule = target.molecule_of_atom
-    counts = np.bincount(molecule)[:, None]
-    centres = np.stack([np.bincount(molecule, positions[:, k]) for k in range(3)], axis=1) / counts
-    return positions + (centres * (factor - 1))[molecule]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,48 @@ from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.environments.local import bead_frames
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import make_whole
-from openmm_backmap.io.writers import replacing
+from openmm_backmap.io.writers import TRAJECTORIES, replacing
 from openmm_backmap.training.energies import energies_from_arrays, energies_to_arrays
 from openmm_backmap.training.symmetry import symmetric_copies
 
 FORMAT = "openmm_backmap data set"
-VERSION = 2
+VERSION = 3
+#: what names the atoms of the trajectories in its folder
+TOPOLOGY = "topology.pdb"
+_TOLD_EVERY = 1000
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Snapshots of one system: ``positions`` (n_frames, n_atoms, 3) nm, whole molecules; ``boxes`` (n_frames, 3, 3).
+    """Snapshots of one system.
 
-    ``energy`` is that of the system, where it has been made (:func:`openmm_backmap.training.dbm_data.system_energies`).
+    Attributes
+    ----------
+    target : Target
+    positions : ndarray, shape (n_frames, n_atoms, 3), nm
+        Whole molecules.
+    boxes : ndarray, shape (n_frames, 3, 3), nm, or None
+        None where the system has no box.
+    energy : TorchEnergy, optional
+        That of the system, where it has been made (:func:`openmm_backmap.training.dbm_data.system_energies`).
+    starts : ndarray of int
+        Frames, in ascending order, that do not follow the frame before them in time: the first of each trajectory.
+        Where it is not given, every frame is one.
     """
 
     target: Target
     positions: np.ndarray
-    boxes: np.ndarray
+    boxes: np.ndarray | None
     energy: TorchEnergy | None = None
+    starts: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.starts is None:
+            object.__setattr__(self, "starts", np.arange(len(self.positions)))
+
+    def snapshots(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Positions (n_atoms, 3) and box (3, 3) or None of each frame."""
+        return zip(self.positions, repeat(None) if self.boxes is None else self.boxes)
 
 
 @dataclass(frozen=True)
@@ -71,17 +95,49 @@ def _texts(chemistry: Chemistry) -> tuple[str, str]:
     return chemistry.source, chemistry.force_field_xml
 
 
-def compile_dataset(files, chemistries: Chemistry | Sequence[Chemistry], progress=None) -> Dataset:
-    """Read all-atom snapshots (files that :mod:`openmm_backmap.io` reads) and join broken molecules.
+@dataclass(frozen=True)
+class _Gathered:
+    """Frames of one system as they are read, file by file."""
 
-    Snapshots of the same chains become one system, with a copy for each other way to name symmetric molecules
-    (:mod:`openmm_backmap.training.symmetry`). Atoms must be named and ordered as the recipes write them. Of
-    several chemistries, a file is of that which has templates of all its residues.
+    target: Target
+    positions: list[np.ndarray] = field(default_factory=list)
+    boxes: list[np.ndarray | None] = field(default_factory=list)
+    files: list = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+
+    def add(self, source, progress=None) -> None:
+        """The frames of a file, which follow each other."""
+        self.starts.append(len(self.positions))
+        for k, frame in enumerate(source.frames()):
+            if progress and k % _TOLD_EVERY == 0:
+                progress(f"reading {source.path.name}", k, source.n_frames)
+            self.positions.append(make_whole(frame.positions, frame.box, self.target.bonds).astype(np.float32))
+            self.boxes.append(frame.box)
+            self.files.append(source.path)
+
+    def frames(self) -> Frames:
+        """All of them, under every name that the symmetry of the molecules allows."""
+        from openmm_backmap.io.frames import stacked_boxes
+
+        copies = symmetric_copies(self.target, np.array(self.positions))
+        starts = [np.array(self.starts) + k * len(self.positions) for k in range(len(copies))]
+        return Frames(self.target, np.concatenate(copies), stacked_boxes(self.boxes * len(copies), self.files),
+                      starts=np.concatenate(starts))
+
+
+def compile_dataset(files, chemistries: Chemistry | Sequence[Chemistry], progress=None) -> Dataset:
+    """Read all-atom snapshots and trajectories (files that :mod:`openmm_backmap.io` reads) and join broken molecules.
+
+    Files of the same chains become one system, with a copy for each other way to name symmetric molecules
+    (:mod:`openmm_backmap.training.symmetry`). Atoms must be named and ordered as the recipes write them; those of a
+    trajectory are named by ``topology.pdb`` in its folder. Of several chemistries, a file is of that which has
+    templates of all its residues. Frames of one file are taken to follow each other in time.
 
     Raises
     ------
     InputError
-        No snapshots, no box, a chemistry given twice, or a file of none or of more than one of the chemistries.
+        No snapshots, a system with a box in some files only, a chemistry given twice, a trajectory without names, or a
+        file of none or of more than one of the chemistries.
     ChemistryError
         A file that has other atoms than its chemistry.
     """
@@ -91,29 +147,28 @@ def compile_dataset(files, chemistries: Chemistry | Sequence[Chemistry], progres
     chemistries = (chemistries,) if isinstance(chemistries, Chemistry) else tuple(chemistries)
     if len(_distinct(chemistries)) < len(chemistries):
         raise InputError(f"chemistries {', '.join(c.name for c in chemistries)}: one is given twice")
-    found: dict[tuple, tuple[Target, list, list]] = {}
+    found: dict[tuple, _Gathered] = {}
     for k, file in enumerate(files):
-        source = open_cg(file)
+        source = open_cg(file, _names_beside(Path(file)))
         chemistry = _chemistry_of(source.topology, chemistries, file)
         target = match_atoms(chemistry, source.topology, where=str(file))
-        target, positions, boxes = found.setdefault((_texts(chemistry), target.chains), (target, [], []))
-        for frame in source.frames():
-            if frame.box is None:
-                raise InputError(f"{file}: no periodic box; reference snapshots are periodic")
-            positions.append(make_whole(frame.positions, frame.box, target.bonds))
-            boxes.append(frame.box)
+        found.setdefault((_texts(chemistry), target.chains), _Gathered(target)).add(
+            source, progress if source.n_frames > _TOLD_EVERY else None)
         if progress:
             progress("reading", k + 1, len(files))
     if not found:
         raise InputError("no snapshots to train on")
-    systems = tuple(_frames(*system) for system in found.values())
+    systems = tuple(gathered.frames() for gathered in found.values())
     return Dataset(next(c for c in chemistries if any(s.target.chemistry is c for s in systems)), systems)
 
 
-def _frames(target: Target, positions: list[np.ndarray], boxes: list[np.ndarray]) -> Frames:
-    """Snapshots of a system, under every name that the symmetry of its molecules allows."""
-    copies = symmetric_copies(target, np.array(positions, np.float32))
-    return Frames(target, np.concatenate(copies), np.array(boxes * len(copies)))
+def _names_beside(file: Path) -> Path | None:
+    """The structure that names the atoms of a trajectory; None for a structure, which names its own."""
+    if file.suffix.lower() not in TRAJECTORIES:
+        return None
+    if not file.with_name(TOPOLOGY).is_file():
+        raise InputError(f"{file}: a trajectory holds no names: put a structure of its atoms beside it, as {TOPOLOGY}")
+    return file.with_name(TOPOLOGY)
 
 
 def _chemistry_of(topology: CGTopology, chemistries: tuple[Chemistry, ...], file) -> Chemistry:
@@ -121,7 +176,7 @@ def _chemistry_of(topology: CGTopology, chemistries: tuple[Chemistry, ...], file
     if len(chemistries) == 1:
         return chemistries[0]
     residues = set(topology.residue_names)
-    fitting = [c for c in chemistries if residues <= set(c.templates)]
+    fitting = [c for c in chemistries if residues <= {*c.templates, *map(c.written, c.templates)}]
     if len(fitting) == 1:
         return fitting[0]
     words = ", ".join(sorted(residues)[:6]) + (", ..." if len(residues) > 6 else "")
@@ -138,7 +193,9 @@ def save_dataset(dataset: Dataset, path: str | Path, overwrite: bool = True) -> 
     number = {_texts(chemistry): k for k, chemistry in enumerate(chemistries)}
     arrays: dict[str, np.ndarray] = {}
     for k, system in enumerate(dataset.systems):
-        arrays[f"positions_{k}"], arrays[f"boxes_{k}"] = system.positions, system.boxes
+        arrays[f"positions_{k}"], arrays[f"starts_{k}"] = system.positions, system.starts
+        if system.boxes is not None:
+            arrays[f"boxes_{k}"] = system.boxes
     energies = [system.energy for system in dataset.systems]
     # What the text says too: who reads the file may have nothing that reads YAML.
     texts = [{"source": c.source, "force_field": c.force_field_xml, "content": read_mapping(c.source, c.name)}
@@ -166,7 +223,8 @@ def load_dataset(path: str | Path) -> Dataset:
             energies = [None] * len(targets) if "energies" not in header else energies_from_arrays(
                 header["energies"], {name[7:]: data[name] for name in data.files if name.startswith("energy_")})
             return Dataset(chemistries[0], tuple(
-                Frames(target, data[f"positions_{k}"], data[f"boxes_{k}"], energy)
+                Frames(target, data[f"positions_{k}"], _optional(data, f"boxes_{k}"), energy,
+                       _optional(data, f"starts_{k}"))
                 for k, (target, energy) in enumerate(zip(targets, energies, strict=True))))
     except _Version:
         raise
@@ -174,18 +232,23 @@ def load_dataset(path: str | Path) -> Dataset:
         raise InputError(f"{path}: not a compiled data set, or damaged ({error})") from None
 
 
+def _optional(data, name: str) -> np.ndarray | None:
+    return data[name] if name in data.files else None
+
+
 class _Version(InputError):
     """A data set of another version; not to be taken for a damaged one."""
 
 
 def _current(header: Mapping, path: str | Path) -> Mapping:
-    """A header of this version; the first had one chemistry and no number."""
+    """A header of this version; the second had a box in every system and no ``starts``, the first also one chemistry
+    and no number."""
     if isinstance(header, Mapping) and "version" not in header and "chemistry" in header:
         chemistry = {"source": header["chemistry"], "force_field": header["force_field"], "content": None}
         return {"chemistries": [chemistry], "systems": [{"chemistry": 0, "chains": c} for c in header["chains"]]}
     if header["format"] != FORMAT:
         raise ValueError("it holds something else")
-    if header["version"] != VERSION:
+    if header["version"] not in (2, VERSION):
         raise _Version(f"{path}: format version {header['version']}, this package reads {VERSION}; upgrade "
                          "openmm_backmap or compile the data again")
     return header
@@ -210,7 +273,7 @@ def _settle(system: Frames) -> Frames:
         kinds.setdefault(f"{target.bead_type[target.bead_of_atom[a[0]]]}:{target.atom_names[a[0]]}", []).append(k)
     positions = system.positions.copy()
     beads = np.stack([target.mapping @ x.astype(float) for x in positions])
-    frames = np.stack([bead_frames(target, r, box) for r, box in zip(beads, system.boxes)])
+    frames = np.stack([bead_frames(target, r, box) for r, (_, box) in zip(beads, system.snapshots())])
     for members in kinds.values():
         a = np.array([target.swaps[k][0] for k in members])
         b = np.array([target.swaps[k][1] for k in members])

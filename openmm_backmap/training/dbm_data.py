@@ -100,7 +100,7 @@ class SnapshotBatches:
             sequences = atom_sequences(tables, order, rng)
             energy = None if energies is None else energies[k]
             self.snapshots += [Snapshot(tables, x, box, grid, sequences, energy)
-                               for x, box in zip(system.positions, system.boxes)]
+                               for x, box in system.snapshots()]
 
     def rows(self, values: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """This process' rows of what was drawn for the whole batch."""
@@ -180,7 +180,7 @@ def system_energies(dataset: Dataset) -> tuple[TorchEnergy, ...]:
     except ImportError:
         raise MissingDependencyError("the data set holds no energies, and OpenMM, which makes them, is not installed: "
                                      "compile it with --energies elsewhere, or train with 'prior: none'") from None
-    return tuple(flexible_energy(system.target, system.boxes[0]) for system in dataset.systems)
+    return tuple(flexible_energy(system.target, next(system.snapshots())[1]) for system in dataset.systems)
 
 
 def save_energies(energies: Sequence[TorchEnergy], path: str | Path) -> None:

@@ -104,11 +104,11 @@ class DBMTraining:
         if not isinstance(content, dict) or not all(isinstance(content.get(k, {}), dict) for k in parts):
             raise InputError(f"{where}: settings are 'name: value' lines, those of the networks indented under "
                              "'network:', those of drawing under 'sampling:'")
-        own = _values(cls(), {k: v for k, v in content.items() if k not in parts}, where)
+        own = values_of(cls(), {k: v for k, v in content.items() if k not in parts}, where)
         if own.preset not in PRESETS:
             raise InputError(f"{where}: preset is {own.preset!r}; known: {', '.join(PRESETS)}")
-        network = _values(DBMHyperparameters(**PRESETS[own.preset]), content.get("network", {}), where)
-        settings = replace(own, network=network, sampling=_values(DBMSampling(), content.get("sampling", {}), where))
+        network = values_of(DBMHyperparameters(**PRESETS[own.preset]), content.get("network", {}), where)
+        settings = replace(own, network=network, sampling=values_of(DBMSampling(), content.get("sampling", {}), where))
         settings._check(where)
         return settings
 
@@ -125,7 +125,7 @@ class DBMTraining:
             raise InputError(f"{where}: turn_deg is {hyper.turn_deg:g}; expected 0 to 360 degrees")
 
 
-def _values(default, given: dict, where: str):
+def values_of(default, given: dict, where: str):
     """``default`` with the values of a file, of the types of its fields; YAML takes 1e-3 for a text."""
     known = [f.name for f in fields(default)]
     values = {}

@@ -59,13 +59,13 @@ class FlowTraining:
         if not isinstance(content, dict) or not isinstance(content.get("network", {}), dict):
             raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented "
                              "under 'network:'")
-        network = _numbers(FlowHyperparameters, content.get("network", {}), where)
+        network = numbers(FlowHyperparameters, content.get("network", {}), where)
         if network.width % network.heads:
             raise InputError(f"{where}: width {network.width} is not a multiple of heads {network.heads}")
-        return replace(_numbers(cls, {k: v for k, v in content.items() if k != "network"}, where), network=network)
+        return replace(numbers(cls, {k: v for k, v in content.items() if k != "network"}, where), network=network)
 
 
-def _numbers(kind: type, given: dict, where: str):
+def numbers(kind: type, given: dict, where: str):
     """``kind(**given)`` with the types of its defaults; YAML takes 1e-3 for a text."""
     default, known = kind(), [f.name for f in fields(kind)]
     values = {}
@@ -91,7 +91,7 @@ class _Batches:
         hyper = settings.network
         for system in with_settled_labels(dataset).systems:
             tables = TargetTables(system.target, vocabulary, device)
-            for positions, box in zip(system.positions, system.boxes):
+            for positions, box in system.snapshots():
                 beads = system.target.mapping @ positions.astype(float)
                 around = BeadSurroundings(tables, beads, box, hyper.context_atoms, hyper.context_beads)
                 self.frames.append((around, torch.as_tensor(positions, device=device)))

@@ -97,7 +97,8 @@ def fragments_of(dataset: Dataset) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for system in dataset.systems:
         kinds = kinds_of(system.target)
-        for positions, box in zip(system.positions.astype(float), system.boxes):
+        for positions, box in system.snapshots():
+            positions = positions.astype(float)
             beads = system.target.mapping @ positions
             frames = bead_frames(system.target, beads, box)
             for kind, (bead, atoms) in kinds.items():

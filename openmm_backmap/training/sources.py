@@ -14,11 +14,11 @@ from openmm_backmap.training.dataset import Dataset, compile_dataset, load_datas
 
 
 def find_snapshots(paths: Sequence[str | Path]) -> list[Path]:
-    """Files as given, and ``frame_*.gro`` in folders; :class:`InputError` where there are none."""
+    """Files as given, and ``frame_*.gro`` and ``trajectory.xtc`` of folders; :class:`InputError` if there are none."""
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(path.glob("**/frame_*.gro"))
+            files += sorted([*path.glob("**/frame_*.gro"), *path.glob("**/trajectory.xtc")])
         elif path.is_file():
             files.append(path)
         else:
@@ -56,7 +56,7 @@ def compile_from_files(data: Sequence[str | Path], chemistries: Sequence[str | P
     Parameters
     ----------
     data : paths
-        Snapshots, or folders of ``frame_*.gro``.
+        Snapshots or trajectories, or folders of ``frame_*.gro`` or ``trajectory.xtc``.
     chemistries : names or paths
         One or several; each snapshot is of that which has templates of its residues.
     out : path
