@@ -19,10 +19,11 @@ def summary(first: Backmapped, n_frames: int, seconds: float, files: Sequence[Pa
     if first.diagnostics:
         report = first.diagnostics[0]
         before, after = (sum(e.values()) for e in (report.energies_before, report.energies_after))
-        lines += [
-            f"energy         {before:14.4g} -> {after:.6g} kJ/mol",
-            f"largest force  {report.largest_force_before:14.4g} -> {report.largest_force_after:.4g} kJ/mol/nm",
-            f"bead RMSD      {report.bead_rmsd_given:14.4g} -> {report.bead_rmsd:.4g} nm"]
+        if report.energies_after:
+            lines += [
+                f"energy         {before:14.4g} -> {after:.6g} kJ/mol",
+                f"largest force  {report.largest_force_before:14.4g} -> {report.largest_force_after:.4g} kJ/mol/nm"]
+        lines.append(f"bead RMSD      {report.bead_rmsd_given:14.4g} -> {report.bead_rmsd:.4g} nm")
         lines += [f"{name:15}{pair[0]:14d} -> {pair[1]}" for name, pair in (
             ("close contacts", report.close_contacts), ("inverted", report.inverted_centres),
             ("pierced rings", report.pierced_rings))]

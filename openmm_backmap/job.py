@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from openmm_backmap.refine import Refiner, RefineReport, RefineSettings
 
 if TYPE_CHECKING:
     from openmm import app
+
+    from openmm_backmap.sampling.domains import Workers
 
 Progress = Callable[[str, int, int], None]
 _SEEDS = 2**31 - 1
@@ -73,6 +74,25 @@ class Backmapped:
         if self.velocities is not None:
             context.setVelocities(self.velocities[sample])
         return context.getState(positions=True, velocities=True, parameters=True)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sample of one frame, refined: what travels between processes, and what is kept.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n_atoms, 3), nm
+    velocities : ndarray, shape (n_atoms, 3), nm/ps, or None
+    report : RefineReport or None
+        None where atoms were left as drawn.
+    provenance : dict
+    """
+
+    positions: np.ndarray
+    velocities: np.ndarray | None
+    report: RefineReport | None
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -149,35 +169,42 @@ class Job:
 
     def run(self, frame: CGFrame, number: int = 0, n_samples: int = 1, progress: Progress | None = None) -> Backmapped:
         """Backmap a frame; every sample of every frame ``number`` has random numbers of its own, whoever draws it."""
-        if n_samples < 1:
-            raise InputError(f"n_samples is {n_samples}; at least 1 is needed")
-        if not np.isfinite(frame.positions).all():
-            raise InputError(f"{self.spec.where}: a frame has positions that are not finite")
+        return self.gathered(frame, [self.draw(frame, number, k, progress) for k in range(n_samples)])
+
+    def draw(self, frame: CGFrame, number: int, sample: int, progress: Progress | None = None,
+             workers: Workers | None = None) -> Drawn:
+        """One sample of a frame; with ``workers``, they draw domains of it."""
         beads = self.beads(frame)
-        samples = [self._sample(beads, frame.box, (number, k), progress) for k in range(n_samples)]
-        positions, velocities, reports = zip(*samples)
+        self.rng = np.random.default_rng([self.spec.seed, number, sample])
+        divided = {"workers": workers} if workers else {}
+        drawn = self.generator.generate(self.target, beads, frame.box, n_samples=1, rng=self.rng, progress=progress,
+                                        **divided)[0]
+        if not self.spec.project:
+            return Drawn(drawn, None, None, self.provenance())
+        self.refiner.settings = replace(self.spec.settings, seed=self.next_seed())
+        refined = self.refiner.refine(drawn, beads, frame.box, progress)
+        return Drawn(refined.positions, refined.velocities, refined.report, self.provenance())
+
+    def gathered(self, frame: CGFrame, samples: Sequence[Drawn]) -> Backmapped:
+        """The samples of a frame, whoever drew them."""
+        if not samples:
+            raise InputError("n_samples is 0; at least 1 is needed")
+        moving = samples[0].velocities is not None
         return Backmapped(
-            topology=self.topology(frame.box), positions=np.stack(positions),
-            velocities=None if velocities[0] is None else np.stack(velocities), box=frame.box,
-            diagnostics=reports if self.spec.project else (), provenance=self.provenance(), target=self.target,
-            beads=beads, time_ps=frame.time_ps)
+            topology=self.topology(frame.box), positions=np.stack([one.positions for one in samples]),
+            velocities=np.stack([one.velocities for one in samples]) if moving else None, box=frame.box,
+            diagnostics=tuple(one.report for one in samples if one.report), provenance=samples[0].provenance,
+            target=self.target, beads=self.beads(frame), time_ps=frame.time_ps)
 
     def beads(self, frame: CGFrame) -> np.ndarray:
-        """Beads (n_beads, 3), nm, of whole molecules in target order."""
+        """Beads (n_beads, 3), nm, of whole molecules in target order; :class:`InputError` if any is not finite."""
+        if not np.isfinite(frame.positions).all():
+            raise InputError(f"{self.spec.where}: a frame has positions that are not finite")
         return whole_beads(self.target, frame.positions[self.match.bead_index], frame.box)
-
-    def _sample(self, beads: np.ndarray, box: np.ndarray | None, place: tuple[int, int], progress: Progress | None):
-        self.rng = np.random.default_rng([self.spec.seed, *place])
-        drawn = self.generator.generate(self.target, beads, box, n_samples=1, rng=self.rng, progress=progress)[0]
-        if not self.spec.project:
-            return drawn, None, None
-        self.refiner.settings = replace(self.spec.settings, seed=self.next_seed())
-        refined = self.refiner.refine(drawn, beads, box, progress)
-        return refined.positions, refined.velocities, refined.report
 
     def topology(self, box: np.ndarray | None) -> app.Topology:
         """The atomistic topology, with a box."""
-        return with_box(copy.deepcopy(self.target.topology), box)
+        return with_box(self.target.new_topology(), box)
 
     def provenance(self) -> dict[str, Any]:
         """Versions, model and settings."""

@@ -1,36 +1,39 @@
-"""The frames of a trajectory, in order: here or on the workers of a dask cluster, kept on the way if wanted."""
+"""The samples of frames, in order: here or on the workers of a dask cluster, kept on the way if wanted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import threading
 import zipfile
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openmm_backmap import __version__
-from openmm_backmap.cores import THREAD_VARIABLES, n_cores
-from openmm_backmap.errors import BackmapError, InputError, MissingDependencyError
+from openmm_backmap.errors import InputError
 from openmm_backmap.io.frames import CGFrame
 from openmm_backmap.io.writers import check_output, replacing
-from openmm_backmap.job import Backmapped, Job, JobSpec, Progress
+from openmm_backmap.job import Backmapped, Drawn, Job, JobSpec, Progress
 from openmm_backmap.refine import RefineReport
+from openmm_backmap.workers import spread_samples
+
+if TYPE_CHECKING:
+    from openmm_backmap.sampling.domains import Workers
 
 #: frames that wait for a worker, so that none of them is ever idle
 _AHEAD = 2
-#: how long a scheduler may take to answer
-_TIMEOUT_S = 10
 
 
 def backmap_frames(job: Job, frames: Iterable[tuple[int, CGFrame]], n_samples: int, *, kept: KeptFrames | None = None,
-                   client=None, progress: Progress | None = None) -> Iterator[Backmapped]:
+                   client=None, workers: Workers | None = None,
+                   progress: Progress | None = None) -> Iterator[Backmapped]:
     """Backmap numbered frames, in their order.
 
     Parameters
@@ -40,46 +43,70 @@ def backmap_frames(job: Job, frames: Iterable[tuple[int, CGFrame]], n_samples: i
     frames : iterable of (int, CGFrame)
     n_samples : int
     kept : KeptFrames, optional
-        Frames that are there are not drawn again, and new ones are added.
+        Samples that are there are not drawn again, and new ones are added.
     client : dask.distributed.Client, optional
-        Whose workers do the work.
+        Whose workers do the work: every sample of every frame is a task.
+    workers : Workers, optional
+        That draw domains of each frame, one frame after the other.
     progress : callable, optional
-        Of the work in this process.
+        Of the work in this process, or of the samples of a frame that come from the workers.
     """
     if client is None:
-        work = lambda number, frame: lambda: job.run(frame, number, n_samples, progress)  # noqa: E731
+        work, counted = (lambda number, frame: lambda k: lambda: job.draw(frame, number, k, progress, workers)), None
     else:
-        work = _remote(client, job, n_samples)
-    waiting: deque[Callable[[], Backmapped]] = deque()
+        work, counted = spread_samples(client, job.spec, n_samples), progress
+
+    def finished() -> Backmapped:
+        frame, waits = waiting.popleft()
+        return job.gathered(frame, list(_counted(waits, counted)))
+
+    waiting: deque[tuple[CGFrame, list[Callable[[], Drawn]]]] = deque()
     for number, frame in frames:
-        waiting.append(_with_kept(kept, number, frame, job, work))
+        waiting.append((frame, _with_kept(kept, number, frame, n_samples, work)))
         # Workers may come and go.
-        while len(waiting) >= (1 if client is None else _AHEAD * max(1, len(client.nthreads()))):
-            yield waiting.popleft()()
+        while len(waiting) >= (1 if client is None else 1 + _AHEAD * len(client.nthreads()) // max(1, n_samples)):
+            yield finished()
     while waiting:
-        yield waiting.popleft()()
+        yield finished()
 
 
-def _with_kept(kept: KeptFrames | None, number: int, frame: CGFrame, job: Job, work) -> Callable[[], Backmapped]:
-    """What gives a frame: from where it is kept, or from ``work``, to be kept."""
+def _with_kept(kept: KeptFrames | None, number: int, frame: CGFrame, n_samples: int, work) -> list:
+    """What gives the samples of a frame: from where they are kept, or from ``work``, to be kept."""
+    draw = work(number, frame)
     if kept is None:
-        return work(number, frame)
-    if kept.has(number):
-        return lambda: kept.load(number, frame, job)
-    wait = work(number, frame)
-    return lambda: kept.save(number, frame, wait())
+        return [draw(k) for k in range(n_samples)]
+
+    def drawn(k: int, wait: Callable[[], Drawn]) -> Callable[[], Drawn]:
+        return lambda: kept.save(number, k, frame, wait())
+
+    def there(k: int) -> Callable[[], Drawn]:
+        return lambda: kept.load(number, k, frame)
+
+    return [there(k) if kept.has(number, k) else drawn(k, draw(k)) for k in range(n_samples)]
+
+
+def _counted(waits: list[Callable[[], Drawn]], progress: Progress | None) -> Iterator[Drawn]:
+    for done, wait in enumerate(waits):
+        if progress:
+            progress("samples", done, len(waits))
+        yield wait()
+    if progress:
+        progress("samples", len(waits), len(waits))
 
 
 # --- frames kept on the way ------------------------------------------------------------------------------------------
 
 class KeptFrames:
-    """A folder of backmapped frames, so that a run that was interrupted goes on.
+    """A folder of backmapped frames, sample by sample, so that a run that was interrupted goes on.
 
     Parameters
     ----------
     folder : path
         Made where it is not there.
     """
+
+    #: what a file holds, in words
+    holds = "structures"
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -89,9 +116,9 @@ class KeptFrames:
         """The seed of the frames that are there."""
         return self._found()["seed"] if self._record.exists() else None
 
-    def claim(self, spec: JobSpec, n_samples: int) -> None:
+    def claim(self, spec: JobSpec) -> None:
         """Make this the folder of frames drawn as ``spec`` says; :class:`InputError` if it is that of others."""
-        settings = _described(spec, n_samples)
+        settings = _described(spec)
         if self._record.exists():
             found = self._found()
             other = [key for key, value in settings.items() if found.get(key) != value]
@@ -113,41 +140,46 @@ class KeptFrames:
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{self._record}: damaged; remove {self.folder} to start afresh") from None
 
-    def _file(self, number: int) -> Path:
-        return self.folder / f"frame_{number:07d}.npz"
+    def _file(self, number: int, sample: int) -> Path:
+        return self.folder / f"frame_{number:07d}_{sample:04d}.npz"
 
-    def has(self, number: int) -> bool:
-        return self._file(number).exists()
+    def has(self, number: int, sample: int) -> bool:
+        return self._file(number, sample).exists()
 
-    def save(self, number: int, frame: CGFrame, atoms: Backmapped) -> Backmapped:
-        """Keep a frame, and give it back."""
-        arrays = {"positions": atoms.positions, "beads_of": _digest(frame),
-                  "reports": json.dumps([asdict(report) for report in atoms.diagnostics]),
-                  "provenance": json.dumps(atoms.provenance)}
-        if atoms.velocities is not None:
-            arrays["velocities"] = atoms.velocities
-        with replacing(self._file(number), overwrite=True) as part:
+    def save(self, number: int, sample: int, frame: CGFrame, drawn: Drawn) -> Drawn:
+        """Keep a sample of a frame, and give it back."""
+        arrays = {"positions": drawn.positions, "beads_of": digest([frame]),
+                  "report": json.dumps(drawn.report and asdict(drawn.report)),
+                  "provenance": json.dumps(drawn.provenance)}
+        if drawn.velocities is not None:
+            arrays["velocities"] = drawn.velocities
+        with replacing(self._file(number, sample), overwrite=True) as part:
             np.savez(part, **arrays)
-        return atoms
+        return drawn
 
-    def load(self, number: int, frame: CGFrame, job: Job) -> Backmapped:
-        """A frame that is kept; :class:`InputError` if it is damaged, or of other beads than ``frame``."""
-        file = self._file(number)
+    def load(self, number: int, sample: int, frame: CGFrame) -> Drawn:
+        """A sample that is kept; :class:`InputError` if it is damaged, or of other beads than ``frame``."""
+        with self._opened(self._file(number, sample), digest([frame])) as data:
+            report = json.loads(str(data["report"]))
+            return Drawn(data["positions"], data.get("velocities"), report and RefineReport(**report),
+                         json.loads(str(data["provenance"])))
+
+    @contextmanager
+    def _opened(self, file: Path, beads_of: str) -> Iterator[Mapping[str, np.ndarray]]:
+        """The arrays of a file; :class:`InputError` if it is damaged, or of other beads than ``beads_of``."""
         try:
-            with np.load(file, allow_pickle=False) as data:
-                beads_of = str(data["beads_of"])
-                result = _Result(data["positions"], data.get("velocities"),
-                                 tuple(RefineReport(**report) for report in json.loads(str(data["reports"]))),
-                                 json.loads(str(data["provenance"])))
-        except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile):
-            raise InputError(f"{file}: damaged; remove it to have the frame drawn again") from None
-        if beads_of != _digest(frame):
-            raise InputError(f"{file}: frame {number} of the input has changed since; remove {self.folder} to start "
-                             "afresh")
-        return result.as_backmapped(frame, job)
+            # Opened here: numpy would leave a damaged file open.
+            with open(file, "rb") as content, np.load(content, allow_pickle=False) as data:
+                if str(data["beads_of"]) != beads_of:
+                    raise _OtherBeads(f"{file}: the input has changed since; remove {self.folder} to start afresh")
+                yield data
+        except _OtherBeads:
+            raise
+        except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error):
+            raise InputError(f"{file}: damaged; remove it to have it drawn again") from None
 
     def count(self) -> int:
-        """How many frames are there."""
+        """How many files are there."""
         return len(list(self.folder.glob("frame_*.npz")))
 
     def remove(self) -> None:
@@ -156,107 +188,17 @@ class KeptFrames:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _described(spec: JobSpec, n_samples: int) -> dict:
+def _described(spec: JobSpec) -> dict:
     return {"openmm_backmap": __version__, "input": spec.where, "model": spec.model.family, "sha256": spec.model.sha256,
-            "chemistry_sha256": spec.model.chemistry.sha256, "n_samples": n_samples, "seed": spec.seed,
-            "aliases": list(spec.aliases), "project": spec.project, "refine": asdict(spec.settings)}
+            "chemistry_sha256": spec.model.chemistry.sha256, "seed": spec.seed, "aliases": list(spec.aliases),
+            "project": spec.project, "refine": asdict(spec.settings)}
 
 
-def _digest(frame: CGFrame) -> str:
-    parts = [frame.positions] if frame.box is None else [frame.positions, frame.box]
+def digest(frames: Sequence[CGFrame]) -> str:
+    """A hash of the beads and boxes of frames."""
+    parts = [part for frame in frames for part in (frame.positions, frame.box) if part is not None]
     return hashlib.sha256(b"".join(np.ascontiguousarray(part, dtype=float).tobytes() for part in parts)).hexdigest()
 
 
-# --- other processes -------------------------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class _Result:
-    """What is new about a frame: what travels, and what is kept."""
-
-    positions: np.ndarray
-    velocities: np.ndarray | None
-    reports: tuple[RefineReport, ...]
-    provenance: dict
-
-    def as_backmapped(self, frame: CGFrame, job: Job) -> Backmapped:
-        return Backmapped(topology=job.topology(frame.box), positions=self.positions, velocities=self.velocities,
-                          box=frame.box, diagnostics=self.reports, provenance=self.provenance, target=job.target,
-                          beads=job.beads(frame), time_ps=frame.time_ps)
-
-
-@contextmanager
-def cluster(text: str):
-    """A ``dask.distributed.Client``: of a scheduler's address, or for ``local:N`` of N processes on this machine.
-
-    Raises
-    ------
-    InputError
-        No such scheduler, or not a number of processes.
-    MissingDependencyError
-        Where dask.distributed is not installed.
-    """
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise MissingDependencyError("dask.distributed is not installed: pip install "
-                                     "'openmm-backmap[cluster]'") from None
-    kind, _, number = text.partition(":")
-    if kind != "local":
-        try:
-            client = Client(text, timeout=_TIMEOUT_S)
-        except (OSError, ValueError) as error:
-            raise InputError(f"no dask scheduler answers at {text!r} ({error}); give its address, for instance "
-                             "tcp://10.0.0.1:8786, or local:N for N processes on this machine") from None
-        with client:
-            yield client
-        return
-    if not number.isdigit() or int(number) < 1:
-        raise InputError(f"{text!r}: write local:N, with N the number of processes on this machine")
-    threads = str(max(1, n_cores() // int(number)))
-    with (LocalCluster(n_workers=int(number), threads_per_worker=1, dashboard_address=":0", memory_limit=0,
-                       silence_logs=50, env=dict.fromkeys(THREAD_VARIABLES, threads)) as workers,
-          Client(workers) as client):
-        yield client
-
-
-def _remote(client, job: Job, n_samples: int):
-    """How a frame is handed to the cluster: a function that gives one that waits for the atoms."""
-    from distributed import KilledWorker
-    from distributed.comm import CommClosedError
-
-    # As the result of a task the description is made again, should all workers that hold it be lost.
-    spec = client.submit(_itself, job.spec, pure=False)
-    token = spec.key
-
-    def submit(number: int, frame: CGFrame):
-        future = client.submit(_work, spec, token, number, frame, n_samples, pure=False, priority=-number)
-
-        def wait() -> Backmapped:
-            try:
-                return future.result().as_backmapped(frame, job)
-            except KilledWorker:
-                raise BackmapError(f"frame {number}: the workers that took it died one after the other, perhaps for "
-                                   "want of memory") from None
-            except CommClosedError as error:
-                raise BackmapError(f"the connection to the dask scheduler was lost ({error})") from None
-        return wait
-
-    return submit
-
-
-def _itself(spec: JobSpec) -> JobSpec:
-    return spec
-
-
-_jobs: dict[str, Job] = {}
-_one_at_a_time = threading.Lock()  # OpenMM contexts are not for several threads
-
-
-def _work(spec: JobSpec, token: str, number: int, frame: CGFrame, n_samples: int) -> _Result:
-    """On a worker: draw a frame. The model stays loaded for the frames to come."""
-    with _one_at_a_time:
-        if token not in _jobs:
-            _jobs.clear()
-            _jobs[token] = Job(spec)
-        atoms = _jobs[token].run(frame, number, n_samples)
-    return _Result(atoms.positions, atoms.velocities, atoms.diagnostics, atoms.provenance)
+class _OtherBeads(InputError):
+    """What is kept is of other beads; not to be taken for a damaged file."""

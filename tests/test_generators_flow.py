@@ -58,6 +58,19 @@ def test_repeated_environments_and_one_time_for_all_give_what_each_alone_gives(n
             assert torch.allclose(both[k::2], network.velocity(context, x, t[k:k + 1]), atol=1e-5)
 
 
+def test_velocities_are_the_same_with_gradients_and_without_and_when_a_context_serves_again(network, environment):
+    x, t = torch.ones(*environment.slot.shape, 3), torch.tensor([0.4])
+    wanted = network.velocity(network.encode(environment), x, t)
+    wanted.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    network.zero_grad()
+    with torch.no_grad():
+        context = network.encode(environment)
+        for _ in range(2):
+            assert torch.allclose(network.velocity(context, x, t), wanted, atol=1e-6)
+            network.velocity(context, -x, t)  # leaves nothing of itself behind
+
+
 def test_the_order_of_context_does_not_matter(network, environment):
     turn = torch.randperm(environment.position.shape[1], generator=torch.Generator().manual_seed(0))
     other = replace(environment, position=environment.position[:, turn], atom_slot=environment.atom_slot[:, turn],

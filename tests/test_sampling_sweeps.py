@@ -47,7 +47,7 @@ class Remembered:
         atoms = self.around.tables.atoms_of_bead[bead][:, :width]
         return self.around.to_local(bead, self.positions[atoms.clamp(min=0)])
 
-    def __call__(self, env):
+    def __call__(self, env, noise):
         return self.local(self.beads(env), env.slot.shape[1])
 
     def sample(self, seed=0, progress=None, **settings):
@@ -92,7 +92,7 @@ class WrongAtFirst(Remembered):
         normal /= np.linalg.norm(normal)
         self.mirrored[centre] -= 2 * ((positions[centre] - a) @ normal) * normal
 
-    def __call__(self, env):
+    def __call__(self, env, noise):
         bead = self.beads(env)
         right = self.local(bead, env.slot.shape[1])
         keep, self.positions = self.positions, torch.as_tensor(self.mirrored, dtype=torch.float32)

@@ -14,7 +14,9 @@ from openmm_backmap.cli.app import app
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.io.readers import open_cg
-from openmm_backmap.trajectory import KeptFrames, cluster
+from openmm_backmap.job import Job
+from openmm_backmap.trajectory import KeptFrames
+from openmm_backmap.workers import cluster
 
 N_FRAMES = 6
 BOX_NM = 6.0
@@ -77,12 +79,12 @@ def test_an_interrupted_run_goes_on(backmapper, trajectory, whole, tmp_path):
         next(begun)
     begun.close()
     kept = KeptFrames(folder)
-    assert kept.count() == 2
+    assert kept.count() == 4
     before = {file: file.stat().st_mtime_ns for file in folder.glob("frame_*.npz")}
     # No seed is given: it is that of the frames that are there.
     frames = list(backmapper.frames(*trajectory, n_samples=2, keep=folder, seed=3))
     assert np.array_equal([f.positions for f in frames], whole)
-    assert {file: file.stat().st_mtime_ns for file in before} == before and kept.count() == N_FRAMES
+    assert {file: file.stat().st_mtime_ns for file in before} == before and kept.count() == 2 * N_FRAMES
     assert frames[0].diagnostics and frames[0].provenance["seed"] == 3 and frames[0].time_ps == 0
     assert np.allclose(frames[1].beads, frames[0].beads + 0.02, atol=2e-3)
     kept.remove()
@@ -103,8 +105,6 @@ def test_kept_frames_of_other_runs_are_refused(backmapper, trajectory, tmp_path)
     list(backmapper.frames(*trajectory, seed=3, last=1, keep=keep))
     with pytest.raises(InputError, match=r"other settings \(seed\)"):
         list(backmapper.frames(*trajectory, seed=4, keep=keep))
-    with pytest.raises(InputError, match=r"other settings \(n_samples\)"):
-        list(backmapper.frames(*trajectory, seed=3, n_samples=2, keep=keep))
     with pytest.raises(InputError, match="model, sha256|model"):
         list(Backmapper("geometric", "octane").frames(*trajectory, seed=3, keep=keep))
     moved = mdtraj.load(str(trajectory[0]), top=str(trajectory[1]))
@@ -113,10 +113,10 @@ def test_kept_frames_of_other_runs_are_refused(backmapper, trajectory, tmp_path)
     source = open_cg(trajectory[0], trajectory[1])
     other = open_cg(tmp_path / "cg.xtc", trajectory[1])
     object.__setattr__(other, "path", source.path)  # the same name, another content
-    with pytest.raises(InputError, match="frame 0 of the input has changed"):
+    with pytest.raises(InputError, match="the input has changed since"):
         list(backmapper.frames(other, seed=3, keep=keep))
-    (keep / "frame_0000001.npz").write_bytes(b"PK half")
-    with pytest.raises(InputError, match="frame_0000001.npz: damaged"):
+    (keep / "frame_0000001_0000.npz").write_bytes(b"PK half")
+    with pytest.raises(InputError, match="frame_0000001_0000.npz: damaged"):
         list(backmapper.frames(*trajectory, seed=3, keep=keep))
     (keep / "settings.json").write_text("{")
     with pytest.raises(InputError, match="settings.json: damaged"):
@@ -149,13 +149,32 @@ def test_errors_of_workers_are_ours(trajectory, client, tmp_path):
         list(Backmapper("random", "octane").frames(tmp_path / "small.xtc", trajectory[1], seed=1, client=client))
 
 
+def test_samples_of_one_frame_are_spread(backmapper, trajectory, client, tmp_path):
+    here = backmapper.backmap(trajectory[1], seed=3, n_samples=5)
+    folder, told = tmp_path / "kept", []
+    some = backmapper.backmap(trajectory[1], seed=3, n_samples=2, client=client, keep=folder)
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("frame_*.npz")}
+    there = backmapper.backmap(trajectory[1], seed=3, n_samples=5, client=client, keep=folder,
+                               progress=lambda *step: told.append(step))
+    assert len(before) == 2 and {file: file.stat().st_mtime_ns for file in before} == before
+    assert np.array_equal(there.positions, here.positions) and np.array_equal(some.positions, here.positions[:2])
+    assert len(there.diagnostics) == 5 and there.diagnostics[4].bead_rmsd == here.diagnostics[4].bead_rmsd
+    assert told == [("samples", k, 5) for k in range(6)]
+
+
 def test_a_lost_worker_loses_nothing(backmapper, trajectory, whole):
+    here = backmapper.backmap(trajectory[1], seed=3, n_samples=12).positions
     with cluster("local:2") as client:
+        def kill(stage: str = "", done: int = 3, total: int = 0) -> None:
+            if done == 3:
+                os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+
         drawn = backmapper.frames(*trajectory, seed=3, n_samples=2, client=client)
         found = [next(drawn).positions]
-        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+        kill()
         found += [f.positions for f in drawn]
-    assert np.array_equal(found, whole)
+        there = backmapper.backmap(trajectory[1], seed=3, n_samples=12, client=client, progress=kill).positions
+    assert np.array_equal(found, whole) and np.array_equal(there, here)
 
 
 def test_the_command_spreads_frames(trajectory, tmp_path):
@@ -175,15 +194,35 @@ def test_the_command_spreads_frames(trajectory, tmp_path):
     ("tcp://127.0.0.1:9", "no dask scheduler answers"), ("local:0", "write local:N"), ("local", "write local:N"),
     ("nonsense", "no dask scheduler answers")])
 def test_clusters_that_are_none(address, message, monkeypatch):
-    monkeypatch.setattr("openmm_backmap.trajectory._TIMEOUT_S", 1)
+    monkeypatch.setattr("openmm_backmap.workers._TIMEOUT_S", 1)
     with pytest.raises(InputError, match=message), cluster(address):
         pass
+
+
+def test_an_interrupted_ensemble_goes_on(backmapper, trajectory, tmp_path, monkeypatch):
+    draw = Job.draw
+
+    class Stopped(Exception):
+        pass
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if KeptFrames(tmp_path / "kept").count() == 2:
+            raise Stopped
+
+    whole = backmapper.backmap(trajectory[1], seed=3, n_samples=4)
+    with pytest.raises(Stopped):
+        backmapper.backmap(trajectory[1], seed=3, n_samples=4, keep=tmp_path / "kept", progress=stop)
+    drawn = []
+    monkeypatch.setattr("openmm_backmap.job.Job.draw", lambda job, frame, number, sample, *rest: (
+        drawn.append(sample), draw(job, frame, number, sample, *rest))[1])
+    again = backmapper.backmap(trajectory[1], seed=3, n_samples=4, keep=tmp_path / "kept")
+    assert drawn == [2, 3] and np.array_equal(again.positions, whole.positions)
 
 
 def test_a_single_frame_cannot_be_spread(trajectory, tmp_path):
     done = CliRunner().invoke(app, [str(trajectory[1]), "-m", "random", "--chemistry", "octane", "-o",
                                     str(tmp_path / "aa.gro"), "--dask", "local:2"])
-    assert done.exit_code != 0 and "this is one frame" in done.output
+    assert done.exit_code != 0 and "in one piece" in done.output
 
 
 def test_an_interrupted_command_says_what_is_kept(trajectory, tmp_path):
@@ -193,5 +232,5 @@ def test_an_interrupted_command_says_what_is_kept(trajectory, tmp_path):
     words = [str(tmp_path / "cg.dcd"), "--topology", str(trajectory[1]), "--model", "random", "--chemistry", "octane",
              "-q", "-o", str(tmp_path / "aa.dcd")]
     done = CliRunner().invoke(app, words)
-    assert done.exit_code != 0 and "4 frames are kept in" in done.output
+    assert done.exit_code != 0 and "4 structures are kept in" in done.output
     assert not (tmp_path / "aa.dcd").exists() and (tmp_path / ".aa.dcd.frames").is_dir()

@@ -155,6 +155,8 @@ def _energies(result: Backmapped) -> str:
     if not result.diagnostics:
         return "<p>The atoms are as the generator drew them: neither projected nor refined.</p>"
     report = result.diagnostics[0]
+    if not report.energies_after:
+        return "<p>Energies of a melt this large are only looked at when it is refined.</p>"
     pairs = [(name, before, report.energies_after[name]) for name, before in report.energies_before.items()]
     pairs.append(("total", sum(report.energies_before.values()), sum(report.energies_after.values())))
     pairs.append(("largest force (kJ/mol/nm)", report.largest_force_before, report.largest_force_after))

@@ -114,6 +114,15 @@ def _graph_tables(target: Target, atoms: np.ndarray, column: np.ndarray):
     return own, near, classes
 
 
+def bead_neighbours(beads: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbouring beads (n_beads, MAX_NEIGHBOURS), their shifts and how far, nm, they are; see :func:`nearest`.
+
+    Distances decide which beads are drawn at once, so that their rounding must be that of no device.
+    """
+    index, shift = nearest(beads, box, NEIGHBOUR_CUTOFF_NM, MAX_NEIGHBOURS)
+    return index, shift, np.linalg.norm(beads[index] + shift - beads[:, None], axis=-1)
+
+
 class BeadSurroundings:
     """Frames and neighbouring beads for one set of bead positions; makes :class:`Environment` batches.
 
@@ -125,12 +134,16 @@ class BeadSurroundings:
     box : ndarray, shape (3, 3), nm, or None
     n_atoms, n_beads : int
         Context atoms and beads that an environment holds.
+    number : ndarray of int, shape (n_beads,), optional
+        Beads in the numbering of a whole melt, of which these are a part.
     """
 
-    def __init__(self, tables: TargetTables, beads: np.ndarray, box, n_atoms: int, n_beads: int):
+    def __init__(self, tables: TargetTables, beads: np.ndarray, box, n_atoms: int, n_beads: int,
+                 number: np.ndarray | None = None):
         self.tables, self.n_context_atoms, self.n_context_beads = tables, n_atoms, n_beads
-        index, shift = nearest(beads, box, NEIGHBOUR_CUTOFF_NM, MAX_NEIGHBOURS)
+        index, shift, self._separation = bead_neighbours(beads, box)
         device = tables.device
+        self.number = torch.as_tensor(np.arange(len(beads)) if number is None else number, device=device)
         self.index = torch.as_tensor(index, device=device)
         self.shift = torch.as_tensor(shift, dtype=torch.float32, device=device)
         self.centre = torch.as_tensor(beads, dtype=torch.float32, device=device)
@@ -138,13 +151,12 @@ class BeadSurroundings:
 
     def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
         """Neighbouring beads (n_beads, MAX_NEIGHBOURS), -1 where there is none, and how far (nm) they are."""
-        separation = (self.centre[self.index.clamp(min=0)] + self.shift - self.centre[:, None]).norm(dim=-1)
-        return self.index.cpu().numpy(), separation.cpu().numpy()
+        return self.index.cpu().numpy(), self._separation
 
     @cached_property
     def offset(self) -> torch.Tensor:
         """(n_beads, MAX_NEIGHBOURS) offset classes of the neighbours."""
-        steps = self.index - torch.arange(len(self.index), device=self.index.device)[:, None]
+        steps = self.number[self.index] - self.number[:, None]
         same = self.tables.molecule[self.index] == self.tables.molecule[:, None]
         return torch.where(same, steps.clamp(-MAX_OFFSET, MAX_OFFSET) + MAX_OFFSET, N_OFFSETS - 1)
 
@@ -173,14 +185,16 @@ class BeadSurroundings:
         neighbour = self.index[bead]
         atoms = tables.atoms_of_bead[neighbour.clamp(min=0)]                       # (B, M, S)
         there = (atoms >= 0) & ((neighbour >= 0) & shown)[..., None]
-        local = self.to_local(bead, positions[atoms.clamp(min=0)] + self.shift[bead][:, :, None])
-        distance = torch.where(there, local.square().sum(-1), torch.inf)
+        images = positions[atoms.clamp(min=0)] + self.shift[bead][:, :, None]
+        x, y, z = (images - self.centre[bead][:, None, None]).unbind(-1)
+        distance = torch.where(there, x * x + y * y + z * z, torch.inf)
         flat = lambda x: x.flatten(1, 2)  # noqa: E731
         k = min(self.n_context_atoms, atoms.shape[1] * atoms.shape[2])
         chosen = flat(distance).topk(k, dim=1, largest=False).indices
         pick = lambda x: flat(x).gather(1, chosen)  # noqa: E731
         atom, present = pick(atoms).clamp(min=0), pick(there)
-        position = flat(local).gather(1, chosen[..., None].expand(-1, -1, 3)) * present[..., None]
+        position = flat(images).gather(1, chosen[..., None].expand(-1, -1, 3))
+        position = self.to_local(bead, position) * present[..., None]
         offset = pick(self.offset[bead][:, :, None].expand_as(atoms))
         own = tables.atoms_of_bead[bead]
         own = own[:, :int((own >= 0).sum(1).max())]

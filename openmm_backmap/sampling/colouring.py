@@ -25,19 +25,19 @@ def colour_beads(neighbour: np.ndarray, distance: np.ndarray, reach_nm: float, r
     close = (neighbour >= 0) & (distance < reach_nm)
     rows = np.repeat(np.arange(n), close.sum(1))
     cols = neighbour[close]
-    # Neighbour lists are cut at k: make the relation symmetric.
-    edges = np.unique(np.concatenate([rows * n + cols, cols * n + rows]))
-    rows, cols = edges // n, edges % n
-    colour = np.full(n, -1)
-    rank = rng.permutation(n)
+    # Neighbour lists are cut at k: make the relation symmetric. Pairs that are there twice do no harm.
+    rows, cols = np.concatenate([rows, cols]), np.concatenate([cols, rows])
+    colour, rank = np.full(n, -1), rng.permutation(n)
+    taken = np.zeros((n, np.bincount(rows, minlength=1).max() + 1), bool)
     # Jones-Plassmann: of all uncoloured beads, those with the highest rank around take the lowest free colour.
-    while (colour < 0).any():
-        open_edge = (colour[rows] < 0) & (colour[cols] < 0)
+    uncoloured = np.arange(n)
+    while len(uncoloured):
         beaten = np.zeros(n, bool)
-        beaten[rows[open_edge][rank[rows[open_edge]] < rank[cols[open_edge]]]] = True
-        chosen = np.flatnonzero((colour < 0) & ~beaten)
-        taken = np.zeros((n, colour.max() + 2), bool)
-        known = colour[cols] >= 0
-        taken[rows[known], colour[cols[known]]] = True
+        beaten[rows[rank[rows] < rank[cols]]] = True
+        chosen = uncoloured[~beaten[uncoloured]]
         colour[chosen] = np.argmin(taken[chosen], axis=1)
+        done = colour >= 0
+        taken[cols[done[rows]], colour[rows[done[rows]]]] = True
+        is_open = ~(done[rows] | done[cols])
+        rows, cols, uncoloured = rows[is_open], cols[is_open], uncoloured[beaten[uncoloured]]
     return colour

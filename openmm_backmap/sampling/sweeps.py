@@ -7,8 +7,10 @@ another atom are then drawn again, until none is left or ``max_redraws`` is reac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,8 +25,11 @@ from openmm_backmap.geometry.checks import (
     rings,
 )
 from openmm_backmap.sampling.colouring import colour_beads
+from openmm_backmap.sampling.noise import normals
 
-Draw = Callable[[Environment], torch.Tensor]
+#: standard normal numbers (B, n) of a batch of beads, for a number n
+Noise = Callable[[int], torch.Tensor]
+Draw = Callable[[Environment, Noise], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,56 +54,98 @@ class SweepSettings:
     batch: int = 512
 
 
+class Melt(Protocol):
+    """What the outer loop works on: a whole melt in this process, or one that is divided."""
+
+    def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbouring beads (n_beads, k), -1 where there is none, and how far (nm) they are."""
+
+    def draw_beads(self, beads: np.ndarray, visit: int) -> None:
+        """Draw ``beads``, that do not see each other, with the noise of their ``visit``-th draw."""
+
+    def faulty(self) -> np.ndarray:
+        """Beads to be drawn again."""
+
+
 def sample_beads(around: BeadSurroundings, box, draw: Draw, settings: SweepSettings, rng: np.random.Generator,
                  progress=None) -> torch.Tensor:
     """Positions (n_atoms, 3), nm, of one sample; ``draw`` gives local own atoms (B, S, 3) for an environment."""
-    sweep = _Sweep(around, box, draw, settings, rng)
+    melt = Drawing(around, box, draw, settings.batch, fresh_key(rng))
+    sweep(melt, settings, rng, progress)
+    return melt.positions
+
+
+def fresh_key(rng: np.random.Generator) -> int:
+    """The key of one sample's noise."""
+    return int(rng.integers(2**63))
+
+
+def sweep(melt: Melt, settings: SweepSettings, rng: np.random.Generator, progress=None) -> None:
+    """The forward pass, Gibbs sweeps and redraws."""
+    neighbour, distance = melt.neighbours()
+    colours = lambda: colour_beads(neighbour, distance, settings.reach_nm, rng)  # noqa: E731
     passes = 1 + settings.gibbs
     for k in range(passes):
-        sweep.run_pass(k, passes, progress)
-    sweep.redraw_faulty(progress)
-    return sweep.positions
-
-
-class _Sweep:
-    """State of one sample: positions so far and which beads have atoms."""
-
-    def __init__(self, around: BeadSurroundings, box, draw: Draw, settings: SweepSettings, rng: np.random.Generator):
-        self.around, self.box, self.draw, self.settings, self.rng = around, box, draw, settings, rng
-        target = around.tables.target
-        self.positions = around.centre[around.tables.bead_of_atom].clone()
-        self.placed = torch.zeros(target.n_beads, dtype=torch.bool, device=self.positions.device)
-        self.neighbour, self.distance = around.neighbours()
-
-    def run_pass(self, k: int, n_passes: int, progress) -> None:
-        colour = colour_beads(self.neighbour, self.distance, self.settings.reach_nm, self.rng)
+        colour = colours()
         n_colours = colour.max() + 1
-        for done, c in enumerate(self.rng.permutation(n_colours)):
+        for done, c in enumerate(rng.permutation(n_colours)):
             if progress:
-                progress("drawing atoms", k * n_colours + done, n_passes * n_colours)
-            self._draw_beads(np.flatnonzero(colour == c))
+                progress("drawing atoms", k * n_colours + done, passes * n_colours)
+            melt.draw_beads(np.flatnonzero(colour == c), k)
         if progress:
-            progress("drawing atoms", (k + 1) * n_colours, n_passes * n_colours)
+            progress("drawing atoms", (k + 1) * n_colours, passes * n_colours)
+    visits = itertools.count(passes)
+    redraw_faulty(melt.faulty, colours, lambda beads: melt.draw_beads(beads, next(visits)), settings.max_redraws,
+                  progress)
 
-    def _draw_beads(self, beads: np.ndarray) -> None:
-        around = self.around
+
+class Drawing:
+    """Beads that this process draws: positions so far, and which beads have atoms.
+
+    Parameters
+    ----------
+    around : BeadSurroundings
+    box : ndarray, shape (3, 3), nm, or None
+    draw : callable
+        Gives local own atoms (B, S, 3), nm, for an environment and noise.
+    batch : int
+        Beads in one call of it.
+    key : int
+        Of the noise.
+    """
+
+    def __init__(self, around: BeadSurroundings, box, draw: Draw, batch: int, key: int = 0):
+        self.around, self.box, self.draw, self.batch, self.key = around, box, draw, batch, key
+        self.target = around.tables.target
+        self.positions = around.centre[around.tables.bead_of_atom].clone()
+        self.placed = torch.zeros(self.target.n_beads, dtype=torch.bool, device=self.positions.device)
+
+    def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.around.neighbours()
+
+    def draw_beads(self, beads: np.ndarray, visit: int) -> None:
         # Beads with few and with many atoms apart, so that little is padded.
-        size = around.tables.size.cpu().numpy()[beads]
+        size = self.around.tables.size.cpu().numpy()[beads]
         small = size * 2 <= size.max() + 1
-        for part in _batches(beads[small], self.settings.batch) + _batches(beads[~small], self.settings.batch):
-            bead = torch.as_tensor(part, device=self.positions.device)
-            shown = self.placed[around.index[bead].clamp(min=0)]
-            local = self.draw(around.environment(bead, self.positions, shown))
-            atoms = around.tables.atoms_of_bead[bead][:, :local.shape[1]]
-            there = atoms >= 0
-            self.positions[atoms[there]] = around.to_global(bead, local)[there]
+        parts = _batches(beads[small], self.batch) + _batches(beads[~small], self.batch)
+        # All are drawn before any is put down: what a bead sees must not depend on who is in which batch.
+        drawn = [self._drawn(torch.as_tensor(part, device=self.positions.device), visit) for part in parts]
+        for atoms, positions in drawn:
+            self.positions[atoms] = positions
         self.placed[torch.as_tensor(beads, device=self.positions.device)] = True
 
-    def redraw_faulty(self, progress) -> None:
-        redraw_faulty(
-            lambda: faulty_beads(self.around.tables.target, self.positions.cpu().numpy().astype(float), self.box),
-            lambda: colour_beads(self.neighbour, self.distance, self.settings.reach_nm, self.rng),
-            self._draw_beads, self.settings.max_redraws, progress)
+    def _drawn(self, bead: torch.Tensor, visit: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The atoms (n,) of beads, and where they are from now on (n, 3)."""
+        around = self.around
+        shown = self.placed[around.index[bead].clamp(min=0)]
+        noise = lambda n: normals(self.key, around.number[bead], visit, n)  # noqa: E731
+        local = self.draw(around.environment(bead, self.positions, shown), noise)
+        atoms = around.tables.atoms_of_bead[bead][:, :local.shape[1]]
+        there = atoms >= 0
+        return atoms[there], around.to_global(bead, local)[there]
+
+    def faulty(self) -> np.ndarray:
+        return faulty_beads(self.target, self.positions.cpu().numpy().astype(float), self.box)
 
 
 def redraw_faulty(faulty: Callable[[], np.ndarray], colours: Callable[[], np.ndarray],

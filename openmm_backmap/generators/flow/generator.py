@@ -12,7 +12,16 @@ from openmm_backmap.environments.local import BeadSurroundings, Environment, Tar
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.flow.network import SCALE, FlowHyperparameters, FlowNetwork
 from openmm_backmap.model_file import ModelFile
-from openmm_backmap.sampling.sweeps import SweepSettings, sample_beads
+from openmm_backmap.sampling.domains import (
+    Division,
+    Part,
+    PartDrawing,
+    Workers,
+    in_turn,
+    n_domains,
+    sample_divided,
+)
+from openmm_backmap.sampling.sweeps import Drawing, Noise, SweepSettings, sample_beads
 
 #: of the time axis; late times are resolved more finely, since bonds sharpen there
 _POWER = 1.5
@@ -29,6 +38,7 @@ class FlowGenerator:
     """Draws atoms bead by bead, many beads at once; see :mod:`openmm_backmap.sampling.sweeps` for the outer loop."""
 
     family = "flow"
+    divides = True
 
     def __init__(self, network: FlowNetwork, base: BaseDistribution, vocabulary: Vocabulary, device: str = "cpu",
                  sampling: FlowSampling = FlowSampling(), sweeps: SweepSettings = SweepSettings()):
@@ -60,18 +70,29 @@ class FlowGenerator:
                 "vocabulary": {"slots": list(self.vocabulary.slots), "bead_types": list(self.vocabulary.bead_types)}})
 
     def generate(self, target: Target, beads: np.ndarray, box, *, n_samples: int = 1, rng: np.random.Generator,
-                 progress=None) -> np.ndarray:
+                 progress=None, workers: Workers | None = None) -> np.ndarray:
         """See :meth:`openmm_backmap.generators.base.Generator.generate`."""
-        hyper = self.network.hyper
-        tables = TargetTables(target, self._known(target), self.device)
-        around = BeadSurroundings(tables, beads, box, hyper.context_atoms, hyper.context_beads)
-        seed = torch.Generator(device=self.device).manual_seed(int(rng.integers(2**63)))
-        draw = lambda env: self._draw(env, seed)  # noqa: E731
-        return np.stack([
-            sample_beads(around, box, draw, self.sweeps, rng, progress).cpu().numpy().astype(float)
-            for _ in range(n_samples)])
+        self._known(target)
+        n = n_domains(target.n_beads, workers)
+        if n == 1:
+            around = self._surroundings(target, beads, box)
+            draw = lambda: sample_beads(around, box, self._draw, self.sweeps, rng, progress).cpu().numpy()  # noqa: E731
+        else:
+            division = Division(target, beads, box, n)
+            spread = workers.spread(division) if workers else in_turn(division, self.prepared)
+            draw = lambda: sample_divided(division, spread, self.sweeps, rng, progress)  # noqa: E731
+        return np.stack([draw().astype(float) for _ in range(n_samples)])
 
-    def _known(self, target: Target) -> Vocabulary:
+    def prepared(self, part: Part) -> PartDrawing:
+        """What draws beads of a part of a melt."""
+        around = self._surroundings(part.target, part.beads, part.box, part.number)
+        return PartDrawing(part, Drawing(around, part.box, self._draw, self.sweeps.batch))
+
+    def _surroundings(self, target: Target, beads: np.ndarray, box, number=None) -> BeadSurroundings:
+        tables, hyper = TargetTables(target, self.vocabulary, self.device), self.network.hyper
+        return BeadSurroundings(tables, beads, box, hyper.context_atoms, hyper.context_beads, number)
+
+    def _known(self, target: Target) -> None:
         wanted = Vocabulary.of(target)
         unknown = set(wanted.slots) - set(self.vocabulary.slots)
         # Bead types are counted in the chemistry's order, so that must be the same.
@@ -80,13 +101,12 @@ class FlowGenerator:
         if unknown:
             raise InputError("the model was trained for another chemistry: it does not know "
                              f"{', '.join(sorted(unknown))}")
-        return self.vocabulary
 
     @torch.inference_mode()
-    def _draw(self, env: Environment, seed: torch.Generator) -> torch.Tensor:
+    def _draw(self, env: Environment, noise: Noise) -> torch.Tensor:
         """Own atoms (B, S, 3), local nm, by midpoint steps from the base distribution."""
         context = self.network.encode(env)
-        x = self.base.sample(env.slot, seed)
+        x = self.base.at(env.slot, noise(3 * env.slot.shape[1]).unflatten(1, (-1, 3)))
         times = 1 - (1 - torch.linspace(0, 1, self.sampling.steps + 1, device=x.device)) ** _POWER
         for start, end in zip(times[:-1, None], times[1:, None]):
             half = (end - start) / 2
@@ -106,5 +126,8 @@ class BaseDistribution:
         return BaseDistribution(self.mean.to(device), self.spread.to(device))
 
     def sample(self, slot: torch.Tensor, seed: torch.Generator | None = None) -> torch.Tensor:
-        noise = torch.randn(*slot.shape, 3, generator=seed, device=self.mean.device)
+        return self.at(slot, torch.randn(*slot.shape, 3, generator=seed, device=self.mean.device))
+
+    def at(self, slot: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Where standard normal ``noise`` (..., 3) puts atoms of ``slot`` (...)."""
         return self.mean[slot] + self.spread[slot][..., None] * noise

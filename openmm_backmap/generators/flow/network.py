@@ -6,7 +6,7 @@ about each atom's mean place to the reference positions, in the frame of the bea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -67,13 +67,16 @@ class FlowNetwork(nn.Module):
             self.atom_slot(env.atom_slot) + self.offset(env.offset) + self._place(atoms),
             self.bead_type(env.bead_type) + self.offset(env.bead_offset) + self._place(beads)], dim=1)
         tokens = tokens + self.context(tokens)
-        keys_values = self.keys_values(tokens).unflatten(-1, (n, 2, h, d // h)).permute(0, 2, 3, 4, 1, 5)
+        keys_values = self.keys_values(tokens).unflatten(-1, (n, 2, h, d // h)).permute(2, 3, 0, 4, 1, 5)
+        with_room = lambda tokens: nn.functional.pad(tokens, (0, 0, 0, env.slot.shape[1]))  # noqa: E731
         far = env.graph.new_full((*env.graph.shape[:2], env.bead_type.shape[1]), N_GRAPH - 1)
-        graph = self.graph(torch.cat([env.graph, far, env.own_graph], dim=2))
+        graph = self.graph(torch.cat([env.graph, far, env.own_graph], dim=2)) + self.radial.bias
         present = torch.cat([env.present, env.bead_present, env.own], dim=1)
-        return Context(position=torch.cat([atoms, beads], dim=1), keys_values=keys_values.contiguous(),
-                       last_keys=_heads(self.leave.context_key(tokens), h),
-                       bias=graph.masked_fill(~present[:, None, :, None], _HIDDEN), slot=self.slot(env.slot))
+        return Context(position=torch.cat([atoms, beads], dim=1),
+                       keys_values=tuple(with_room(part) for layer in keys_values for part in layer),
+                       last_keys=with_room(_heads(self.leave.context_key(tokens), h)),
+                       bias=graph.permute(0, 3, 1, 2).masked_fill(~present[:, None, None], _HIDDEN).contiguous(),
+                       slot=self.slot(env.slot))
 
     def velocity(self, context: Context, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Velocity (B, S, 3) at x (B, S, 3), angstrom, and t (B,), or (1,) where it is the same for all."""
@@ -81,16 +84,18 @@ class FlowNetwork(nn.Module):
         angle = t[:, None] * frequency
         time = self.time(torch.cat([t[:, None], angle.sin(), angle.cos()], dim=-1))[:, None]
         tokens = context.slot + self.enter(x)
-        vectors = torch.cat([context.position, x], dim=1)[:, None] - x[:, :, None]   # (B, S, C + S, 3)
-        squared = vectors.square().sum(-1)
-        bias = (self.radial(_radial(squared)) + context.bias).permute(0, 3, 1, 2)    # (B, L h, S, C + S)
-        *biases, last = bias.contiguous().split(self.hyper.heads, dim=1)
-        for layer, keys_values, bias in zip(self.layers, context.keys_values.unbind(1), biases):
-            tokens = layer(tokens, time, *keys_values.unbind(1), bias)
-        return self.leave(tokens, time, context.last_keys, last, vectors, squared)
+        position = torch.cat([context.position, x], dim=1)
+        squared = (position.mT[:, :, None] - x.mT[..., None]).square().sum(1)        # (B, S, C + S)
+        # Radial functions come before pairs: sums over them need no reordering of the many pairs, here or later.
+        bias = torch.baddbmm(context.bias.flatten(2), self.radial.weight.expand(len(x), -1, -1),
+                             _radial(squared, 1).flatten(2)).view_as(context.bias)
+        *biases, last = bias.split(self.hyper.heads, dim=1)
+        for layer, keys, values, bias in zip(self.layers, context.keys_values[::2], context.keys_values[1::2], biases):
+            tokens = layer(tokens, time, keys, values, bias)
+        return self.leave(tokens, time, context.last_keys, last, position, x, squared)
 
     def _place(self, position: torch.Tensor) -> torch.Tensor:
-        return self.place(torch.cat([position / 5.0, _radial(position.square().sum(-1))], dim=-1))
+        return self.place(torch.cat([position / 5.0, _radial(position.square().sum(-1), -1)], dim=-1))
 
 
 @dataclass(frozen=True)
@@ -100,28 +105,45 @@ class Context:
     Attributes
     ----------
     position : (B, C, 3), angstrom
-    keys_values : (B, n, 2, h, C, d / h)
-    last_keys : (B, h, C, d / h)
-    bias : (B, S, C + S, (n + 1) h), by graph distance; far below 0 where there is nothing
+    keys_values : 2 n of (B, h, C + S, d / h)
+        Keys and values of each layer in turn, with room for those of own atoms: :meth:`FlowNetwork.velocity` writes
+        there.
+    last_keys : (B, h, C + S, d / h)
+    bias : (B, (n + 1) h, S, C + S), by graph distance; far below 0 where there is nothing
     slot : (B, S, d)
     """
 
     position: torch.Tensor
-    keys_values: torch.Tensor
+    keys_values: tuple[torch.Tensor, ...]
     last_keys: torch.Tensor
     bias: torch.Tensor
     slot: torch.Tensor
 
     def repeated(self, n: int) -> Context:
         """Every environment ``n`` times in a row."""
-        return Context(**{f.name: getattr(self, f.name).repeat_interleave(n, dim=0) for f in fields(self)})
+        more = lambda tensor: tensor.repeat_interleave(n, dim=0)  # noqa: E731
+        return Context(more(self.position), tuple(map(more, self.keys_values)), more(self.last_keys), more(self.bias),
+                       more(self.slot))
 
 
-def _radial(squared: torch.Tensor) -> torch.Tensor:
-    """Gaussians (..., N_RADIAL) of lengths given by their squares (...), angstrom^2."""
+def _radial(squared: torch.Tensor, dim: int) -> torch.Tensor:
+    """Gaussians of lengths given by their squares, angstrom^2; the N_RADIAL of them are dimension ``dim``, 1 or -1."""
     per_length = N_RADIAL / RADIAL_MAX * 0.7**0.5
     centres = torch.linspace(0, RADIAL_MAX * per_length, N_RADIAL, device=squared.device)
-    return torch.exp(-((squared[..., None] + 1e-6).sqrt() * per_length - centres).square())
+    centres = centres.view(-1, 1, 1) if dim == 1 else centres
+    return (((squared + 1e-6).sqrt() * per_length).unsqueeze(dim) - centres).square_().neg_().exp_()
+
+
+def _completed(room: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Keys or values of context and own atoms, (B, h, C + S, d / h): those of own atoms go into the ``room`` for them.
+
+    Nothing is copied but them; only where gradients are wanted, which need what the room held before.
+    """
+    n = own.shape[2]
+    if torch.is_grad_enabled():
+        return torch.cat([room[:, :, :-n], own], dim=2)
+    room[:, :, -n:] = own
+    return room
 
 
 def _heads(tokens: torch.Tensor, h: int) -> torch.Tensor:
@@ -146,7 +168,7 @@ class _Layer(nn.Module):
         a1, b1, g1, a2, b2, g2 = self.adapt(time).chunk(6, dim=-1)
         q, k, v = (_heads(u, self.h) for u in self.qkv(self.norm1(tokens) * (1 + a1) + b1).chunk(3, dim=-1))
         mixed = nn.functional.scaled_dot_product_attention(
-            q, torch.cat([context_keys, k], dim=2), torch.cat([context_values, v], dim=2), attn_mask=bias)
+            q, _completed(context_keys, k), _completed(context_values, v), attn_mask=bias)
         tokens = tokens + (1 + g1) * self.out(mixed.transpose(1, 2).flatten(2))
         return tokens + (1 + g2) * self.feed(self.norm2(tokens) * (1 + a2) + b2)
 
@@ -166,13 +188,13 @@ class _Leave(nn.Module):
         for layer in (self.free, self.pull):
             nn.init.normal_(layer.weight, std=0.02)
 
-    def forward(self, tokens, time, context_keys, bias, vectors, squared):
+    def forward(self, tokens, time, context_keys, bias, position, x, squared):
         a, b = self.adapt(time).chunk(2, dim=-1)
         tokens = self.norm(tokens) * (1 + a) + b
         q = _heads(self.query(tokens), self.h)
-        keys = torch.cat([context_keys, _heads(self.own_key(tokens), self.h)], dim=2)
+        keys = _completed(context_keys, _heads(self.own_key(tokens), self.h))
         # Hidden atoms carry a bias far below 0, which the sigmoid turns into no pull at all.
         pulls = (q @ keys.mT) * q.shape[-1] ** -0.5 * bias.sigmoid()
         # Far atoms must not lever the result: the pull falls off with distance.
         weight = torch.einsum("bhsc,h->bsc", pulls, self.pull.weight[0]) * torch.exp(-squared / 9.0)
-        return self.free(tokens) + (weight[:, :, None] @ vectors)[:, :, 0]
+        return self.free(tokens) + weight @ position - weight.sum(-1, keepdim=True) * x
