@@ -14,11 +14,11 @@ from openmm_backmap.cli import main
 from openmm_backmap.coarse import (
     FitSettings,
     RunSettings,
+    blocks,
     fit_model,
     load_cg_model,
     run_model,
     save_cg_model,
-    trajectory,
 )
 from openmm_backmap.coarse.graph import bead_app_topology
 from openmm_backmap.errors import InputError
@@ -158,7 +158,7 @@ def test_a_run_of_other_numbers_of_molecules_and_types(tmp_path):
 
 
 def test_a_run_that_was_interrupted_has_the_same_frames(tmp_path, monkeypatch):
-    monkeypatch.setattr(trajectory, "_BLOCK", 2)
+    monkeypatch.setattr(blocks, "_BLOCK", 2)
     target = molecules("octane", 4)
     model, settings = simple_model(target), RunSettings(1.0, 0.2, seed=3)
     start = tmp_path / "start.gro"

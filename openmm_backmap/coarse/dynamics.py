@@ -1,4 +1,4 @@
-"""Langevin dynamics of a coarse-grained model at constant volume."""
+"""Langevin dynamics of coarse-grained models, in a box at constant volume or without one."""
 
 from __future__ import annotations
 
@@ -25,40 +25,36 @@ class State:
     ----------
     positions : ndarray, shape (n_beads, 3), nm
         Whole molecules.
-    box : ndarray, shape (3, 3), nm
+    box : ndarray, shape (3, 3), nm, or None
     velocities : ndarray, shape (n_beads, 3), nm/ps, or None
         None: to be relaxed and drawn.
     """
 
     positions: np.ndarray = field(repr=False)
-    box: np.ndarray
+    box: np.ndarray | None
     velocities: np.ndarray | None = field(default=None, repr=False)
 
 
-class Dynamics:
-    """Runs of one system under one model.
+class Langevin:
+    """Runs of one system.
 
     Parameters
     ----------
-    model : CGModel
-    target : Target
-    box : ndarray, shape (3, 3), nm
-    every_ps : float
-        Time between frames; the time step is the longest fraction of it that suits the model
-        (:func:`openmm_backmap.coarse.time_step`).
-    temperature_K : float, optional
-        The model's own where it is not given.
+    system : openmm.System
+    box : ndarray, shape (3, 3), nm, or None
+    temperature_K, friction_per_ps : float
+    every_ps, longest_step_ps : float
+        Time between frames; the time step is the longest fraction of it up to ``longest_step_ps``.
     platform : str, optional
     """
 
-    def __init__(self, model: CGModel, target: Target, box: np.ndarray, *, every_ps: float,
-                 temperature_K: float | None = None, platform: str | None = None):
+    def __init__(self, system, box: np.ndarray | None, *, temperature_K: float, friction_per_ps: float,
+                 every_ps: float, longest_step_ps: float, platform: str | None = None):
         from openmm import Context, LangevinMiddleIntegrator
 
-        self.temperature = temperature_K or model.temperature_K
-        self.n_steps = max(1, int(np.ceil(every_ps / time_step(model, target) - 1e-9)))
-        self.system, self.box = create_cg_system(model, target, box), box
-        self.integrator = LangevinMiddleIntegrator(self.temperature, FRICTION_PER_PS, every_ps / self.n_steps)
+        self.system, self.box, self.temperature = system, box, temperature_K
+        self.n_steps = max(1, int(np.ceil(every_ps / longest_step_ps - 1e-9)))
+        self.integrator = LangevinMiddleIntegrator(self.temperature, friction_per_ps, every_ps / self.n_steps)
         self.context = Context(self.system, self.integrator, best_platform(platform))
 
     def start(self, state: State, rng: np.random.Generator) -> None:
@@ -67,7 +63,8 @@ class Dynamics:
 
         self.integrator.setRandomNumberSeed(int(rng.integers(1, 2**31)))
         self.context.reinitialize()
-        self.context.setPeriodicBoxVectors(*state.box)
+        if state.box is not None:
+            self.context.setPeriodicBoxVectors(*state.box)
         self.context.setPositions(state.positions)
         try:
             if state.velocities is None:
@@ -98,6 +95,29 @@ class Dynamics:
         if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
             raise _failed("positions are not finite")
         return State(np.array(positions), self.box, np.array(velocities))
+
+
+class Dynamics(Langevin):
+    """Runs of molecules in a box under one model.
+
+    Parameters
+    ----------
+    model : CGModel
+    target : Target
+    box : ndarray, shape (3, 3), nm
+    every_ps : float
+        Time between frames; the time step is the longest fraction of it that suits the model
+        (:func:`openmm_backmap.coarse.time_step`).
+    temperature_K : float, optional
+        The model's own where it is not given.
+    platform : str, optional
+    """
+
+    def __init__(self, model: CGModel, target: Target, box: np.ndarray, *, every_ps: float,
+                 temperature_K: float | None = None, platform: str | None = None):
+        super().__init__(create_cg_system(model, target, box), box, every_ps=every_ps, platform=platform,
+                         temperature_K=temperature_K or model.temperature_K, friction_per_ps=FRICTION_PER_PS,
+                         longest_step_ps=time_step(model, target))
 
 
 def _failed(why) -> RefinementError:

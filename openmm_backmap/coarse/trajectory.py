@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from openmm_backmap.analysis.evaluation.inputs import file_hashes
-from openmm_backmap.analysis.kept import load_arrays, save_arrays
 from openmm_backmap.chemistry import Target, match_beads, whole_beads
+from openmm_backmap.coarse.blocks import Blocks, Progress
 from openmm_backmap.coarse.dynamics import Dynamics, State
 from openmm_backmap.coarse.graph import bead_app_topology, bonded_terms
 from openmm_backmap.coarse.model import CGModel
@@ -22,12 +18,7 @@ from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.internal import bond_lengths
 from openmm_backmap.geometry.periodic import molecules_into_box
 from openmm_backmap.io.readers import TRAJECTORIES, open_cg
-from openmm_backmap.io.writers import TrajectoryWriter, check_output, replacing, write_structure, write_system
-
-# Frames of a block: what an interruption may cost. Each block has noise of its own, so that a run that was interrupted
-# has the same frames as one that was not.
-_BLOCK = 50
-Progress = Callable[[str, int, int], None]
+from openmm_backmap.io.writers import TrajectoryWriter, check_output, write_structure, write_system
 
 
 @dataclass(frozen=True)
@@ -91,10 +82,11 @@ def run_model(model: CGModel, cg: str | Path, out: str | Path, settings: RunSett
     dynamics = Dynamics(model, target, start.box, every_ps=settings.every_ps, temperature_K=settings.temperature_K,
                         platform=platform)
     parts = out.with_name(f".{out.name}.parts")
-    _claim(parts, {**asdict(settings), "model": hashlib.sha256(model_text(model).encode()).hexdigest(),
-                   "cg": file_hashes([Path(cg)])[0]})
-    _run(dynamics, start, settings, parts, progress or (lambda *_: None))
-    _write(files, target, dynamics, settings, parts, overwrite)
+    blocks = Blocks(parts, settings.n_frames, settings.seed)
+    blocks.claim({**asdict(settings), "model": hashlib.sha256(model_text(model).encode()).hexdigest(),
+                  "cg": file_hashes([Path(cg)])[0]})
+    blocks.run(dynamics, start, progress or (lambda *_: None))
+    _write(files, target, dynamics, settings, blocks, overwrite)
     shutil.rmtree(parts)
     return files
 
@@ -115,54 +107,14 @@ def read_beads(model: CGModel, cg: str | Path) -> tuple[Target, State]:
     return match.target, State(beads, frame.box)
 
 
-def _claim(parts: Path, wanted: dict) -> None:
-    record = parts / "settings.json"
-    if record.exists() and json.loads(record.read_text()) != wanted:
-        raise InputError(f"{parts} belongs to an interrupted run of another model, start or settings; give the same "
-                         "command to go on with it, or remove that folder")
-    parts.mkdir(exist_ok=True)
-    with replacing(record, overwrite=True) as part:
-        part.write_text(json.dumps(wanted, indent=1))
-
-
-def _blocks(settings: RunSettings) -> list[int]:
-    """Numbers of frames."""
-    whole, rest = divmod(settings.n_frames, _BLOCK)
-    return [_BLOCK] * whole + ([rest] if rest else [])
-
-
-def _block_file(parts: Path, k: int) -> Path:
-    return parts / f"block_{k:05d}.npz"
-
-
-def _run(dynamics: Dynamics, start: State, settings: RunSettings, parts: Path, progress: Progress) -> None:
-    state, done = start, 0
-    progress("dynamics, frames", 0, settings.n_frames)
-    for k, n in enumerate(_blocks(settings)):
-        file = _block_file(parts, k)
-        if file.exists():
-            kept = load_arrays(file)
-            state, done = State(kept["positions"], start.box, kept["velocities"]), done + n
-            continue
-        dynamics.start(state, np.random.default_rng([settings.seed, k]))
-        frames = []
-        for state in dynamics.frames(n):
-            frames.append(state.positions.astype(np.float32))
-            done += 1
-            progress("dynamics, frames", done, settings.n_frames)
-        save_arrays(file, frames=np.array(frames), positions=state.positions, velocities=state.velocities)
-
-
-def _write(files: list[Path], target: Target, dynamics: Dynamics, settings: RunSettings, parts: Path,
+def _write(files: list[Path], target: Target, dynamics: Dynamics, settings: RunSettings, blocks: Blocks,
            overwrite: bool) -> None:
-    topology, done, first = bead_app_topology(target), 0, None
+    topology, first = bead_app_topology(target), None
     with TrajectoryWriter(files[0], topology, overwrite) as writer:
-        for k, _ in enumerate(_blocks(settings)):
-            for beads in load_arrays(_block_file(parts, k))["frames"]:
-                done += 1
-                inside = molecules_into_box(beads.astype(float), dynamics.box, target.molecule_of_bead)
-                first = inside if first is None else first
-                writer.write(inside, dynamics.box, done * settings.every_ps)
+        for done, beads in enumerate(blocks.frames(), 1):
+            inside = molecules_into_box(beads.astype(float), dynamics.box, target.molecule_of_bead)
+            first = inside if first is None else first
+            writer.write(inside, dynamics.box, done * settings.every_ps)
     write_structure(files[1], topology, first, dynamics.box, overwrite=overwrite)
     for file in files[2:]:
         write_system(file, dynamics.system, overwrite=overwrite)
