@@ -9,7 +9,8 @@ import click
 from openmm_backmap import __version__
 
 _OWN = ("--help", "-h", "--version")
-_COMMANDS = ("run", "cg-model", "compile", "evaluate", "models", "reference", "train", "validate-cg")
+_COMMANDS = ("run", "cg-model", "compile", "evaluate", "evaluate-trajectory", "models", "reference", "train",
+             "validate-cg")
 
 
 class MainJobGroup(click.Group):

@@ -16,7 +16,9 @@ from openmm_backmap.chemistry import create_system
 from openmm_backmap.cli.outputs import Outputs, check_ending
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.cli.summary import summary
-from openmm_backmap.io.readers import open_cg
+from openmm_backmap.follow import KeptStretches, Stretch
+from openmm_backmap.io.readers import CGSource, open_cg
+from openmm_backmap.io.writers import TrajectoryWriter
 from openmm_backmap.trajectory import KeptFrames
 
 ALSO = ("top", "system", "state", "report", "picture")
@@ -24,7 +26,7 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, short_help="Backmap (the default job).")
-@click.argument("input_file", metavar="INPUT", type=_PATH)
+@click.argument("input_files", metavar="INPUT...", type=_PATH, nargs=-1, required=True)
 @click.option("--topology", type=_PATH, help="Structure file that names the beads of a trajectory INPUT.")
 @click.option("-m", "--model", default="sps", show_default=True,
               help="Shipped model (see 'backmap-openmm models'), path of a model file, or with --chemistry a "
@@ -56,27 +58,31 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--report", type=_PATH, help="Also write a report (.html) of the first frame.")
 @click.option("--picture", type=_PATH, help="Also write a picture (.png) of the first frame.")
 @click.option("--dask", metavar="SCHEDULER|local:N",
-              help="Spread the frames of a trajectory over the workers of a dask cluster, or over N processes here.")
+              help="Spread frames and samples, or the domains of one large melt, over the workers of a dask cluster, "
+                   "or over N processes here.")
 @click.option("--platform", help="OpenMM platform: CUDA, OpenCL, CPU, Reference. [default: the fastest that works]")
 @click.option("--device", help="Torch device: cuda or cpu. [default: cuda where there is one]")
 @click.option("--overwrite", is_flag=True, help="Replace output files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more; show tracebacks.")
 def run(**options: Any) -> None:
-    """Backmap INPUT, a coarse-grained structure or trajectory, to atoms.
+    """Backmap INPUT, a coarse-grained structure or trajectory, to atoms. Models that draw each frame given the one
+    before take several trajectories of one topology, and write OUTPUT_1, OUTPUT_2, ...
 
     \b
     Examples:
       backmap-openmm cg.pdb --model sps -o aa.pdb
       backmap-openmm cg.gro -o aa.gro --top aa.top --report report.html
       backmap-openmm cg.gro -o four.pdb --samples 4 --seed 1
+      backmap-openmm cg.gro -o hundred.xtc --samples 100 --dask local:4
       backmap-openmm cg.xtc --topology cg.gro -o aa.xtc --stride 10 --dask local:4
       backmap-openmm cg.pdb -o aa.pdb --alias POL=PS1
       backmap-openmm cg.gro -o aa.gro --model geometric --chemistry sps
+      backmap-openmm walk_*.xtc --topology cg.pdb --model adp -o aa.xtc
 
     Positions are drawn by the model, moved onto the beads, minimised and equilibrated by OpenMM with the beads
-    restrained. Outputs appear when all is done. A trajectory that was interrupted goes on when the same command is
-    given again.
+    restrained. Outputs appear when all is done. What was interrupted among several frames or samples goes on when the
+    same command is given again.
     """
     if options["last"] is not None and options["last"] < options["first"]:
         raise click.BadParameter(f"--last {options['last']} comes before --first {options['first']}")
@@ -89,43 +95,81 @@ def run(**options: Any) -> None:
 
 def _backmap(options: dict[str, Any], outputs: Outputs, bars: Bars) -> tuple[int, Backmapped]:
     """Do the work; the number of frames and the first of them come back."""
-    source = open_cg(options["input_file"], options["topology"])
-    last = source.n_frames - 1 if options["last"] is None else options["last"]
-    n_frames = len(range(source.n_frames)[options["first"]:last + 1:options["stride"]])
-    many = n_frames > 1
-    if options["dask"] and not many:
-        raise click.UsageError("--dask spreads the frames of a trajectory, and this is one frame: leave it out")
-    structures = _numbered(options["output"], options["samples"]) if many else [options["output"]]
+    sources = [open_cg(path, options["topology"]) for path in options["input_files"]]
+    stop = None if options["last"] is None else options["last"] + 1
+    n_frames = sum(len(range(source.n_frames)[options["first"]:stop:options["stride"]]) for source in sources)
+    files = [_numbered(path, options["samples"] if n_frames > 1 else 1)
+             for path in _numbered(options["output"], len(sources))]
     check_ending(options["output"])
-    for path in [*structures, *(options[key] for key in ALSO if options[key])]:
+    for path in [*itertools.chain(*files), *(options[key] for key in ALSO if options[key])]:
         outputs.add(path)
     backmapper = Backmapper(options["model"], options["chemistry"], platform=options["platform"],
                             device=options["device"])
-    with _kept(options["output"]) if many else nullcontext() as kept, _client(options["dask"]) as client:
-        frames = backmapper.frames(
-            source, first=options["first"], last=options["last"], stride=options["stride"],
-            n_samples=options["samples"], seed=options["seed"], refine=options["refine"],
-            temperature=options["temperature"], aliases=options["aliases"], project=not options["no_projection"],
-            keep=kept and kept.folder, client=client, progress=None if many else bars)
-        first = next(frames)
-        if many:
-            _stream(itertools.chain([first], frames), n_frames, [outputs.part(path) for path in structures], bars)
-        else:
-            first.save(outputs.part(options["output"]), overwrite=True)
+    chosen = {name: options[name] for name in ("first", "last", "stride", "seed", "refine", "aliases")}
+    chosen |= {"n_samples": options["samples"], "project": not options["no_projection"]}
+    parts = [[outputs.part(path) for path in paths] for paths in files]
+    if backmapper.coherent and n_frames > 1:
+        first = _follow(options, backmapper, sources, n_frames, chosen, parts, bars)
+    elif len(sources) > 1:
+        raise click.UsageError(f"{options['model']} draws every frame by itself: give one INPUT")
+    else:
+        first = _draw(options, backmapper, sources[0], n_frames, chosen, parts[0], bars)
     _write_also(options, outputs, first)
     return n_frames, first
 
 
+def _draw(options: dict[str, Any], backmapper: Backmapper, source: CGSource, n_frames: int, chosen: dict[str, Any],
+          files: list[Path], bars: Bars) -> Backmapped:
+    """Frames by themselves."""
+    many = n_frames > 1
+    with _kept(KeptFrames, options["output"]) if n_frames * options["samples"] > 1 else nullcontext() as kept, \
+            _client(options["dask"]) as client:
+        frames = backmapper.frames(source, **chosen, temperature=options["temperature"], keep=kept and kept.folder,
+                                   client=client, progress=None if many else bars)
+        first = next(frames)
+        if many:
+            _stream(itertools.chain([first], frames), n_frames, files, bars)
+        else:
+            first.save(files[0], overwrite=True)
+    return first
+
+
+def _follow(options: dict[str, Any], backmapper: Backmapper, sources: list[CGSource], n_frames: int,
+            chosen: dict[str, Any], files: list[list[Path]], bars: Bars) -> Backmapped:
+    """Frames of one or more trajectories, each given the one before."""
+    for name in ("dask", "temperature"):
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} is for models that draw every frame by itself: leave it out")
+    done, first = 0, None
+    with _kept(KeptStretches, options["output"]) as kept, ExitStack() as stack:
+        for parts in backmapper.follow(sources, **chosen, keep=kept.folder):
+            if first is None:
+                first = parts[0].backmapped(0)
+                writers = [[stack.enter_context(TrajectoryWriter(file, first.topology)) for file in paths]
+                           for paths in files]
+            for part in parts:
+                _write_stretch(part, writers[part.trajectory])
+                done += len(part.frames)
+                bars("frames", done, n_frames)
+    return first
+
+
+def _write_stretch(part: Stretch, writers: list[TrajectoryWriter]) -> None:
+    for writer, atoms in zip(writers, part.positions, strict=True):
+        for positions, frame in zip(atoms, part.frames, strict=True):
+            writer.write(positions, frame.box, frame.time_ps)
+
+
 @contextmanager
-def _kept(output: Path) -> Iterator[KeptFrames]:
-    """Frames beside the output; they go when all is done, and stay when something stops the work."""
-    kept = KeptFrames(output.with_name(f".{output.name}.frames"))
+def _kept(kind: type[KeptFrames], output: Path) -> Iterator[KeptFrames]:
+    """What is done, beside the output; it goes when all is done, and stays when something stops the work."""
+    kept = kind(output.with_name(f".{output.name}.frames"))
     try:
         yield kept
         kept.remove()
     except BaseException:
         if kept.count():
-            click.echo(f"{kept.count()} frames are kept in {kept.folder}: the same command goes on from there",
+            click.echo(f"{kept.count()} {kept.holds} are kept in {kept.folder}: the same command goes on from there",
                        err=True)
         else:
             kept.remove()
@@ -135,7 +179,7 @@ def _kept(output: Path) -> Iterator[KeptFrames]:
 def _client(dask: str | None):
     if not dask:
         return nullcontext()
-    from openmm_backmap.trajectory import cluster
+    from openmm_backmap.workers import cluster
 
     return cluster(dask)
 
@@ -146,8 +190,6 @@ def _numbered(path: Path, n: int) -> list[Path]:
 
 def _stream(frames: Iterable[Backmapped], n_frames: int, files: list[Path], bars: Bars) -> None:
     """One file a sample, one frame at a time."""
-    from openmm_backmap.io.writers import TrajectoryWriter
-
     with ExitStack() as stack:
         writers = []
         for done, frame in enumerate(frames):

@@ -19,9 +19,12 @@ from openmm_backmap.model_file import ModelFile
 from openmm_backmap.refine import RefineSettings
 from openmm_backmap.trajectory import KeptFrames, backmap_frames
 from openmm_backmap.units import to_kelvin, to_nm, to_per_ps, to_ps
+from openmm_backmap.workers import DomainWorkers
 
 if TYPE_CHECKING:
     from openmm import app
+
+    from openmm_backmap.follow import Stretch
 
 
 class Backmapper:
@@ -65,8 +68,9 @@ class Backmapper:
         return load_generator(self.model, self.device, self.platform.getName())
 
     def backmap(self, topology, positions=None, box=None, *, n_samples: int = 1, seed: int | None = None,
-                refine: str | None = None, temperature=None, aliases: Sequence[str] | None = None,
-                project: bool = True, progress: Progress | None = None) -> Backmapped:
+                refine: str | RefineSettings | None = None, temperature=None, aliases: Sequence[str] | None = None,
+                project: bool = True, keep: str | Path | None = None, client=None,
+                progress: Progress | None = None) -> Backmapped:
         """Draw atoms for one frame of beads.
 
         Parameters
@@ -85,7 +89,7 @@ class Backmapper:
         refine : {"equilibrate", "minimize", "none"}, optional
             By default what suits the model: ``"equilibrate"``, but ``"none"`` for the baselines (``random``,
             ``geometric``, ``fragment``), whose own minimisation is the published one. With ``"none"`` nothing is
-            refused: look at ``diagnostics``.
+            refused: look at ``diagnostics``. Settings say more, but ``temperature`` and ``seed`` are those given here.
         temperature : float or Quantity, K, optional
             The chemistry's own by default.
         aliases : sequence of str, optional
@@ -93,6 +97,12 @@ class Backmapper:
         project : bool
             Move the drawn atoms so that beads and bond lengths are met exactly; without it, ``refine`` must be
             ``"none"`` and the atoms are left as drawn.
+        keep : path, optional
+            Folder in which samples are kept: the same call goes on after an interruption, or adds to the samples that
+            are there. It may be removed when all is done.
+        client : dask.distributed.Client, optional
+            Samples are tasks of its workers, or, of one sample, domains of the melt (family ``flow``); the atoms are
+            those of a run without.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
@@ -103,9 +113,9 @@ class Backmapper:
         RefinementError
             No state was reached that MD can start from.
         """
-        job = self._job(_as_source(topology, positions, box), 0, self._settings(refine, temperature, seed), seed,
-                        aliases, project)
-        return job.run(job.spec.first, 0, n_samples, progress)
+        source = _as_source(topology, positions, box)
+        return next(self.frames(source, last=0, n_samples=n_samples, seed=seed, refine=refine, temperature=temperature,
+                                aliases=aliases, project=project, keep=keep, client=client, progress=progress))
 
     def frames(self, trajectory, topology=None, *, first: int = 0, last: int | None = None, stride: int = 1,
                n_samples: int = 1, seed: int | None = None, refine: str | None = None, temperature=None,
@@ -121,21 +131,90 @@ class Backmapper:
         first, last, stride : int
             Frames ``first``, ``first + stride``, ... up to and including ``last``, counted from 0.
         keep : path, optional
-            Folder in which frames are kept: the same call goes on after an interruption. It may be removed when all is
-            done.
+            Folder in which samples of frames are kept: the same call goes on after an interruption. It may be removed
+            when all is done.
         client : dask.distributed.Client, optional
-            Frames are tasks of its workers; the atoms are those of a run without.
+            Samples of frames are tasks of its workers; the atoms are those of a run without.
 
         The others are those of :meth:`backmap`; every frame and sample has random numbers of its own.
         """
         source = _as_source(trajectory, file_topology=topology)
-        kept = None if keep is None else KeptFrames(keep)
-        settings = self._settings(refine, temperature, seed)
-        job = self._job(source, first, settings, kept.seed() if kept and seed is None else seed, aliases, project)
-        if kept:
-            kept.claim(job.spec, n_samples)
+        n_frames = len(range(source.n_frames)[first:None if last is None else last + 1:stride])
+        if self.coherent and n_frames > 1:
+            followed = self.follow([source], first=first, last=last, stride=stride, n_samples=n_samples, seed=seed,
+                                   refine=refine, aliases=aliases, project=project, keep=keep, client=client)
+            yield from (part.backmapped(k) for parts in followed for part in parts for k in range(len(part.frames)))
+            return
+        job, kept = self._claimed(KeptFrames, keep, [source], first, self._settings(refine, temperature, seed), seed,
+                                  aliases, project)
         frames = ((first + k * stride, frame) for k, frame in enumerate(source.frames(first, last, stride)))
-        yield from backmap_frames(job, frames, n_samples, kept=kept, client=client, progress=progress)
+        workers = None
+        if client is not None and n_frames * n_samples == 1:
+            workers, client = self._workers(client, job), None
+        yield from backmap_frames(job, frames, n_samples, kept=kept, client=client, workers=workers, progress=progress)
+
+    @property
+    def coherent(self) -> bool:
+        """Whether the model draws each frame of a trajectory given the one before."""
+        from openmm_backmap.generators.base import FAMILIES
+
+        return getattr(FAMILIES.get(self.model.family), "coherent", False)
+
+    def follow(self, trajectories: Sequence, topology=None, *, first: int = 0, last: int | None = None, stride: int = 1,
+               n_samples: int = 1, seed: int | None = None, refine: str | None = None,
+               aliases: Sequence[str] | None = None, project: bool = True, keep: str | Path | None = None,
+               client=None) -> Iterator[list[Stretch]]:
+        """Backmap trajectories with a coherent model: each frame given the one before, all trajectories side by side.
+
+        Parameters
+        ----------
+        trajectories : sequence of str, Path, mdtraj.Trajectory or CGSource
+            Independent of each other, of one topology. The more there are, the better the machine is used.
+        keep : path, optional
+            Folder in which stretches of frames are kept: the same call goes on after an interruption.
+
+        The others are those of :meth:`frames`; ``refine`` can only be ``"none"``, and there are no workers.
+
+        Yields
+        ------
+        list of :class:`openmm_backmap.follow.Stretch`
+            The next frames of each trajectory that has not ended.
+
+        Raises
+        ------
+        InputError
+            The model draws frames by themselves, or the trajectories are not of one topology.
+        """
+        from openmm_backmap.follow import KeptStretches, follow
+
+        if client is not None:
+            raise InputError(f"{self.model.name} draws each frame given the one before, which no cluster can do at "
+                             "once: leave it out; several trajectories run side by side here")
+        sources = [_as_source(trajectory, file_topology=topology) for trajectory in trajectories]
+        for source in sources[1:]:
+            if (source.topology.bead_names, source.topology.residue_names) != (
+                    sources[0].topology.bead_names, sources[0].topology.residue_names):
+                raise InputError(f"{source.path} holds other beads than {sources[0].path}: trajectories that are "
+                                 "backmapped together are of one topology")
+        job, kept = self._claimed(KeptStretches, keep, sources, first, self._settings(refine, None, seed), seed,
+                                  aliases, project)
+        yield from follow(job, [source.frames(first, last, stride) for source in sources], n_samples, kept=kept)
+
+    def _claimed(self, kind, keep, sources: Sequence[CGSource], first: int, settings: RefineSettings, seed: int | None,
+                 aliases: Sequence[str] | None, project: bool):
+        """The job for sources of one topology, and the folder of what is kept of it."""
+        kept = None if keep is None else kind(keep)
+        job = self._job(sources[0], first, settings, kept.seed() if kept and seed is None else seed, aliases, project,
+                        where=", ".join(str(source.path) for source in sources))
+        if kept:
+            kept.claim(job.spec)
+        return job, kept
+
+    def _workers(self, client, job: Job) -> DomainWorkers:
+        if not getattr(self.generator, "divides", False):
+            raise InputError(f"models of family {self.model.family} draw one sample of one frame in one piece, which "
+                             "no cluster makes faster: leave it out, or draw several")
+        return DomainWorkers(client, job.spec)
 
     def simulation(self, topology, positions=None, box=None, *, temperature=None, timestep=0.002, friction=1.0,
                    equilibrate=None, seed: int | None = None, aliases: Sequence[str] | None = None,
@@ -170,17 +249,18 @@ class Backmapper:
         simulation.context.setVelocities(atoms.velocities[0])
         return simulation
 
-    def _settings(self, refine: str | None, temperature, seed: int | None) -> RefineSettings:
+    def _settings(self, refine: str | RefineSettings | None, temperature, seed: int | None) -> RefineSettings:
         from openmm_backmap.generators.base import default_refine
 
         refine = default_refine(self.model) if refine is None else refine
+        settings = refine if isinstance(refine, RefineSettings) else RefineSettings(mode=refine)
         kelvin = self.model.chemistry.temperature_K if temperature is None else to_kelvin(temperature)
-        return RefineSettings(mode=refine, temperature_K=kelvin, reproducible=seed is not None)
+        return replace(settings, temperature_K=kelvin, reproducible=seed is not None)
 
     def _job(self, source: CGSource, first: int, settings: RefineSettings, seed: int | None,
-             aliases: Sequence[str] | None, project: bool = True) -> Job:
-        spec = JobSpec(self.model, source.topology, next(source.frames(first, first)), str(source.path), settings,
-                       fresh_seed() if seed is None else seed, tuple(aliases or ()), project, *self._given)
+             aliases: Sequence[str] | None, project: bool = True, where: str | None = None) -> Job:
+        spec = JobSpec(self.model, source.topology, next(source.frames(first, first)), where or str(source.path),
+                       settings, fresh_seed() if seed is None else seed, tuple(aliases or ()), project, *self._given)
         return Job(spec, self.generator)
 
 

@@ -126,9 +126,14 @@ def test_frames_that_do_not_exist(refused, cg):
 
 
 @pytest.mark.parametrize("words", [["--samples", 0], ["--refine", "melt"], ["--temperature", -5], ["--bogus"],
-                                   ["--seed", "x"], ["second.gro"]])
+                                   ["--seed", "x"]])
 def test_usage(refused, cg, words):
     refused(cg, *words, code=2)
+
+
+def test_a_second_input(refused, cg, tmp_path):
+    assert "second.gro does not exist" in refused(cg, tmp_path / "second.gro")
+    assert "draws every frame by itself: give one INPUT" in refused(cg, cg, code=2)
 
 
 def test_unknown_names(refused, cg):

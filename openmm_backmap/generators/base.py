@@ -19,10 +19,13 @@ Progress = Callable[[str, int, int], None]
 
 #: family name -> class with ``from_model(model_file, device)``; :class:`Generator` says what else it may have
 FAMILIES = Registry("generator family", {
+    "coherent-flow": "openmm_backmap.generators.coherent.flow:CoherentFlowGenerator",
+    "cvae": "openmm_backmap.generators.coherent.cvae:CVAEGenerator",
     "dbm": "openmm_backmap.generators.dbm:DBMGenerator",
     "flow": "openmm_backmap.generators.flow:FlowGenerator",
     "fragment": "openmm_backmap.generators.baselines.fragment:FragmentGenerator",
     "geometric": "openmm_backmap.generators.baselines.geometric:GeometricGenerator",
+    "library": "openmm_backmap.generators.coherent.library:LibraryGenerator",
     "random": "openmm_backmap.generators.baselines.random:RandomGenerator",
 }, group="openmm_backmap.generators")
 
@@ -32,8 +35,10 @@ class Generator(Protocol):
 
     A family that differs says so by class attributes: ``trained = False`` where a chemistry is all that it needs,
     ``transfers = True`` where a model may be applied to other molecules than those it was trained on,
-    ``default_refine`` (otherwise "equilibrate") for how far its atoms are refined if nothing is said, and
-    ``uses_openmm = True`` where it has energies of its own, and ``from_model`` takes ``platform``.
+    ``default_refine`` (otherwise "equilibrate") for how far its atoms are refined if nothing is said,
+    ``uses_openmm = True`` where it has energies of its own, and ``from_model`` takes ``platform``, and
+    ``divides = True`` where ``generate`` takes ``workers`` (:class:`openmm_backmap.sampling.domains.Workers`) to draw
+    domains of a melt, which they do by its ``prepared``.
     """
 
     def generate(self, target: Target, beads: np.ndarray, box: np.ndarray | None, *, n_samples: int = 1,

@@ -32,9 +32,12 @@ _DATA_HASH = "data_and_validation_sha256"
 
 #: ``family`` of a settings file -> class of the shape of :class:`Trainer`
 TRAINERS = Registry("family to train", {
+    "coherent-flow": "openmm_backmap.training.coherent_flow:CoherentFlowTrainer",
+    "cvae": "openmm_backmap.training.cvae:CVAETrainer",
     "dbm": "openmm_backmap.training.dbm:DBMTrainer",
     "flow": "openmm_backmap.training.flow:FlowTrainer",
     "fragment": "openmm_backmap.training.fragment:FragmentTrainer",
+    "library": "openmm_backmap.training.library:LibraryTrainer",
 }, group="openmm_backmap.trainers")
 
 

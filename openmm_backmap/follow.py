@@ -1,0 +1,146 @@
+"""Trajectories backmapped by a coherent model: each frame given the one before, many trajectories at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from openmm_backmap.errors import InputError
+from openmm_backmap.io.frames import CGFrame
+from openmm_backmap.io.writers import replacing
+from openmm_backmap.job import Backmapped, Drawn, Job
+from openmm_backmap.refine.batches import ExactBatch
+from openmm_backmap.trajectory import KeptFrames, digest
+
+#: frames of each trajectory that are in memory at a time
+STRETCH = 200
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive frames of one trajectory.
+
+    Attributes
+    ----------
+    trajectory : int
+    frames : tuple of CGFrame
+    positions : ndarray, shape (n_samples, n_frames, n_atoms, 3), nm
+        Whole molecules.
+    """
+
+    trajectory: int
+    frames: tuple[CGFrame, ...]
+    positions: np.ndarray
+    _job: Job = field(repr=False)
+
+    def backmapped(self, k: int) -> Backmapped:
+        """Frame ``k`` with its topology and all else that is known of it."""
+        provenance = self._job.provenance()
+        return self._job.gathered(self.frames[k], [Drawn(x, None, None, provenance) for x in self.positions[:, k]])
+
+
+def follow(job: Job, trajectories: Sequence[Iterator[CGFrame]], n_samples: int = 1, *,
+           kept: KeptStretches | None = None, stretch: int | None = None) -> Iterator[list[Stretch]]:
+    """Backmap trajectories of one topology side by side.
+
+    Frame k of all trajectories is drawn at once, with random numbers that follow from the seed and k.
+
+    Parameters
+    ----------
+    job : Job
+        With a coherent generator.
+    trajectories : sequence of iterators of CGFrame
+        They may differ in length.
+    n_samples : int
+        Atomistic trajectories for each coarse-grained one.
+    kept : KeptStretches, optional
+        Stretches that are there are not drawn again, and new ones are added.
+    stretch : int, optional
+        Frames of a trajectory in each item.
+
+    Yields
+    ------
+    list of Stretch
+        The next frames of every trajectory that has not ended.
+    """
+    if not getattr(job.generator, "coherent", False):
+        raise InputError(f"{job.spec.model.name} draws every frame by itself and does not follow a trajectory")
+    if job.spec.settings.mode != "none":
+        raise InputError(f"trajectories that {job.spec.model.name} follows are not refined frame by frame: use "
+                         "refine none")
+    walk, stretch = _Walk(job, n_samples), stretch or STRETCH
+    trajectories, number = [iter(frames) for frames in trajectories], 0
+    previous: dict[int, np.ndarray] = {}
+    while True:
+        read = {k: frames for k, source in enumerate(trajectories) if (frames := _next(source, stretch))}
+        if not read:
+            return
+        if kept and kept.has(number, 0):
+            drawn = kept.load_stretches(number, read, n_samples)
+        else:
+            drawn = walk.along(read, previous, number)
+            if kept:
+                kept.save_stretches(number, read, drawn)
+        number += stretch
+        yield [Stretch(k, frames, drawn[k], job) for k, frames in read.items()]
+        previous = {k: atoms[:, -1] for k, atoms in drawn.items()}
+
+
+def _next(source: Iterator[CGFrame], n: int) -> tuple[CGFrame, ...]:
+    return tuple(frame for _, frame in zip(range(n), source))
+
+
+class KeptStretches(KeptFrames):
+    """A folder of stretches, so that a run that was interrupted goes on."""
+
+    holds = "stretches of frames"
+
+    def save_stretches(self, number: int, read: dict[int, tuple[CGFrame, ...]], drawn: dict[int, np.ndarray]) -> None:
+        """Keep what was drawn from frame ``number`` on."""
+        n_samples = len(next(iter(drawn.values())))
+        with replacing(self._file(number, 0), overwrite=True) as part:
+            np.savez(part, beads_of=_digest(read, n_samples), **{str(k): atoms for k, atoms in drawn.items()})
+
+    def load_stretches(self, number: int, read: dict[int, tuple[CGFrame, ...]],
+                       n_samples: int) -> dict[int, np.ndarray]:
+        """What is kept; :class:`InputError` if it is damaged, or of other beads or another number of samples."""
+        with self._opened(self._file(number, 0), _digest(read, n_samples)) as data:
+            return {k: data[str(k)] for k in read}
+
+
+def _digest(read: dict[int, tuple[CGFrame, ...]], n_samples: int) -> str:
+    return " ".join([f"{n_samples} samples", *(f"{k}:{digest(frames)}" for k, frames in read.items())])
+
+
+class _Walk:
+    """Steps of a generator, with the results made exact."""
+
+    def __init__(self, job: Job, n_samples: int):
+        self.job, self.n_samples = job, n_samples
+        self.exact = ExactBatch(job.target) if job.spec.project else None
+
+    def along(self, read: dict[int, tuple[CGFrame, ...]], previous: dict[int, np.ndarray],
+              number: int) -> dict[int, np.ndarray]:
+        """Atoms (n_samples, n_frames, n_atoms, 3) of each trajectory, from frame ``number`` on."""
+        beads = {k: np.stack([self.job.beads(frame) for frame in frames]) for k, frames in read.items()}
+        drawn: dict[int, list[np.ndarray]] = {k: [] for k in read}
+        for t in range(max(map(len, beads.values()))):
+            alive = [k for k in read if t < len(beads[k])]
+            last = [drawn[k][-1] if drawn[k] else previous.get(k) for k in alive]
+            atoms = self._step(np.stack([beads[k][t] for k in alive]), last, number + t)
+            for k, one in zip(alive, atoms, strict=True):
+                drawn[k].append(one)
+        return {k: np.stack(atoms, axis=1) for k, atoms in drawn.items()}
+
+    def _step(self, beads: np.ndarray, last: list[np.ndarray | None], number: int) -> np.ndarray:
+        """Atoms (n_trajectories, n_samples, n_atoms, 3) of one frame of each."""
+        job, n = self.job, self.n_samples
+        wanted = np.repeat(beads, n, axis=0)
+        before = None if last[0] is None else np.concatenate(last)
+        rng = np.random.default_rng([job.spec.seed, number])
+        atoms = job.generator.generate(job.target, wanted, None, n_samples=len(wanted), rng=rng, previous=before)
+        if self.exact:
+            atoms = self.exact(atoms, wanted)
+        return atoms.reshape(len(beads), n, *atoms.shape[1:])

@@ -1,0 +1,1 @@
+"""Generators that follow a trajectory: each frame given the one before."""
