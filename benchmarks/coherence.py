@@ -152,6 +152,7 @@ def page_name(chemistry: str) -> str:
 def write_page(found: dict[str, Judgement], speeds: dict[str, float], chemistry: str, segments: int, out: Path,
                docs: Path) -> None:
     """The page, with the figures of the reports."""
+    (docs / "figures").mkdir(parents=True, exist_ok=True)
     words = shlex.join(["benchmarks/coherence.py", *sys.argv[1:]])
     held_out = found[HELD_OUT]
     lines = [

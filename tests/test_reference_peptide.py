@@ -215,3 +215,22 @@ def test_recipes():
     water = peptide_recipe("adp", solvent="explicit", seed=4)
     assert (water.n_waters, water.edge_nm, water.friction_per_ps, water.seed) == (651, 2.7273, 1.0, 4)
     assert json.loads(json.dumps(water.sequence)) == ["ACE", "ALA", "NME"]
+
+
+def test_hydrogens_are_named_the_same_way_around():
+    """Two runs of a recipe may be compared label by label."""
+    from openmm_backmap.analysis.kinetics.observables import observables_of
+    from openmm_backmap.chemistry import build_target, load_chemistry
+    from openmm_backmap.geometry.builder import build_coordinates
+    from openmm_backmap.reference.peptide import with_ordered_hydrogens
+
+    target = build_target(load_chemistry("chignolin"), [["TYR", "TYR", "ASP", "PRO", "GLU", "THR", "GLY", "THR", "TRP",
+                                                         "TYR"]])
+    grown = [build_coordinates(target, np.random.default_rng(seed)) for seed in (1, 2)]
+    before, after = ([observables_of(target, x[None]) for x in group]
+                     for group in (grown, [with_ordered_hydrogens(target, x) for x in grown]))
+    hands = lambda pair: [np.concatenate([one.methyl_hand, one.methylene_hand]) for one in pair]  # noqa: E731
+    assert not np.array_equal(*hands(before))
+    assert np.array_equal(*hands(after))
+    moved = with_ordered_hydrogens(target, grown[0])
+    assert sorted(map(tuple, moved)) == sorted(map(tuple, grown[0]))

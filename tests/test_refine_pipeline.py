@@ -132,7 +132,7 @@ def test_springs_as_stiff_as_steps_allow_hold_beads(target, positions, noisy):
     """Also the lightest, of one carbon atom."""
     settings = RefineSettings(restraint_k=None, equilibrate_ps=0.3, seed=3)
     refined = refine(target, noisy, mapped(target, positions), BOX, settings, **QUICK)
-    assert 1e-4 < refined.report.bead_rmsd < 0.002
+    assert 1e-4 < refined.report.bead_rmsd < 0.003
     n_free = 3 * target.n_atoms - create_system(target, BOX).getNumConstraints()
     kinetic = 0.5 * (target.masses[:, None] * refined.velocities**2).sum()
     assert 2 * kinetic / n_free / 8.314462e-3 == pytest.approx(568, rel=0.25)

@@ -22,6 +22,7 @@ from openmm_backmap.training.flow import numbers
 from openmm_backmap.training.pairs import Pairs
 
 _SOME_FRAMES = 20000
+_REACH = 1.0  # rad
 
 
 @dataclass(frozen=True)
@@ -212,4 +213,6 @@ def _molecule(pairs: Pairs) -> Molecule:
     share = torch.where(trend.rotor, 1.0, ((past * now).mean(0) / past.square().mean(0)).clamp(0, 1))
     left = now - share * past
     spread = torch.where(trend.rotor, wrapped(left), left).square().mean(0).sqrt()
+    # Rare turns to another side, a third of the circle away, must lie within reach.
+    spread = torch.where(trend.rotor, spread.clamp(min=_REACH), spread)
     return replace(molecule, memory=Memory(share, spread))
