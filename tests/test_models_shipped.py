@@ -4,12 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from small_peptide import peptide, walk
 from small_systems import BOX, small_positions, small_target
 
 from openmm_backmap.backmapper import Backmapper
+from openmm_backmap.chemistry import create_system
+from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.generators.base import load_generator
+from openmm_backmap.geometry.checks import inverted_centres, mapped
 from openmm_backmap.model_file import load_model, shipped_models
+from openmm_backmap.refine.batches import ExactBatch
 from openmm_backmap.training.train import TRAINERS
 
 MODELS = shipped_models()
@@ -38,6 +44,20 @@ def test_the_voxel_model_draws_atoms_near_their_beads():
     # A network that has learned nothing leaves its atoms in the middle of the grid.
     assert 0.09 < np.quantile(lengths, 0.1) and np.quantile(lengths, 0.9) < 0.17
     assert np.linalg.norm(target.mapping @ x - beads, axis=1).max() < 0.05
+
+
+def test_the_peptide_model_draws_sound_atoms():
+    """Angles of molecular dynamics at 300 K have 37 kJ/mol."""
+    target = peptide()
+    beads = mapped(target, walk(20))
+    generator, rng = load_generator(load_model("adp"), "cpu"), np.random.default_rng(1)
+    energy = TorchEnergy.from_system(create_system(target, None))
+    first = generator.step(beads, None, rng)
+    for x in (first, generator.step(beads, first, rng)):
+        exact = ExactBatch(target)(x, beads)
+        assert mapped(target, exact) == pytest.approx(beads, abs=1e-9) and not inverted_centres(target, exact).any()
+        terms = energy.terms(torch.as_tensor(exact))
+        assert 20 < float(terms["angle"].mean()) < 60 and float(terms["bond"].mean()) < 60
 
 
 def test_the_fragment_library_of_polystyrene_is_found_by_family_and_chemistry():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -20,6 +21,7 @@ SCALE = 10.0
 #: of a torsion that turns freely and of which nothing is known, rad: around the whole circle
 ANYWHERE = 3.0
 _BATCH = 4096
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ class CoherentFlowGenerator(CoherentGenerator):
         """See :meth:`CoherentGenerator.step`."""
         seed = torch.Generator(device=self.device).manual_seed(int(rng.integers(2**63)))
         parts = [slice(k, k + _BATCH) for k in range(0, len(beads), _BATCH)]
-        return np.concatenate([self._step(beads[part], None if previous is None else previous[part], seed)
-                               for part in parts])
+        with _threads_for(len(beads)):
+            return np.concatenate([self._step(beads[part], None if previous is None else previous[part], seed)
+                                   for part in parts])
 
     @torch.inference_mode()
     def _step(self, beads: np.ndarray, previous: np.ndarray | None, seed: torch.Generator) -> np.ndarray:
@@ -165,6 +168,17 @@ class CoherentFlowGenerator(CoherentGenerator):
     def _tensor(self, positions: np.ndarray) -> torch.Tensor:
         """Angstrom, in double precision: molecules may lie far from the origin."""
         return torch.as_tensor(positions * SCALE, dtype=torch.float64, device=self.device)
+
+
+@contextmanager
+def _threads_for(n_molecules: int):
+    """One thread for small batches, which several would only slow down: 1,800 frames a second by one, 800 by two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if n_molecules < _MANY else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _centred(beads: torch.Tensor) -> torch.Tensor:
