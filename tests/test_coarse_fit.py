@@ -98,6 +98,14 @@ def test_a_folder_of_another_fit_is_refused(frames, fitted, run, words, message)
     assert code == 1 and message in err and err.count("\n") == 1
 
 
+def test_a_damaged_record_is_one_line(frames, fitted, tmp_path, run):
+    record = tmp_path / "m" / "settings.json"
+    record.parent.mkdir()
+    record.write_bytes((fitted / "settings.json").read_bytes()[:-20])
+    code, _, err = run("fit", frames, "--chemistry", "octane", "--out", record.parent, *QUICK)
+    assert code == 1 and f"{record}: damaged; remove it and give the command" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("without, message", [("twists", "angles"), ("bonds", "constrained"),
                                               ("angle A-B-A", "angle A-A-A")])
 def test_terms_that_cannot_be_left_out(frames, tmp_path, run, without, message):

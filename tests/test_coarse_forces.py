@@ -234,6 +234,10 @@ def test_copies_leave_trajectories_that_backmapping_reads(model, target, tmp_pat
         assert match.target.chains == target.chains and (match.bead_index == np.arange(6)).all()
     with pytest.raises(InputError, match="exists"):
         run_copies(model, tmp_path / "a.xtc", settings)
+    with pytest.raises(InputError, match="unknown ending '.xyz'"):
+        run_copies(model, tmp_path / "a.xyz", settings)
+    with pytest.raises(InputError, match="0.01 ps with a frame every 1 ps hold no frame"):
+        run_copies(model, tmp_path / "c.xtc", replace(settings, ps=0.01, every_ps=1.0))
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 

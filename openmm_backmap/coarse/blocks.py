@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import numpy as np
 
 from openmm_backmap.analysis.kept import load_arrays, save_arrays
 from openmm_backmap.coarse.dynamics import Langevin, State
-from openmm_backmap.errors import InputError
-from openmm_backmap.io.writers import replacing
+from openmm_backmap.io import folders
 
 # Frames of a block: what an interruption may cost. Each block has noise of its own.
 _BLOCK = 50
@@ -32,13 +30,8 @@ class Blocks:
 
     def claim(self, wanted: dict) -> None:
         """Make this the folder of the run that ``wanted`` says; :class:`InputError` if it is that of another."""
-        record = self.folder / "settings.json"
-        if record.exists() and json.loads(record.read_text()) != wanted:
-            raise InputError(f"{self.folder} belongs to an interrupted run of another model, start or settings; give "
-                             "the same command to go on with it, or remove that folder")
-        self.folder.mkdir(exist_ok=True)
-        with replacing(record, overwrite=True) as part:
-            part.write_text(json.dumps(wanted, indent=1))
+        folders.claim(self.folder / "settings.json", wanted, "{folder} belongs to an interrupted run of another model, "
+                      "start or settings; give the same command to go on with it, or remove that folder")
 
     def run(self, dynamics: Langevin, start: State, progress: Progress) -> None:
         """All blocks that are not there yet."""

@@ -20,10 +20,9 @@ from openmm_backmap.coarse.dynamics import Langevin, State
 from openmm_backmap.coarse.graph import bead_app_topology, bead_masses
 from openmm_backmap.coarse.neural import forces
 from openmm_backmap.coarse.neural_file import NeuralModel
-from openmm_backmap.coarse.trajectory import RunSettings
-from openmm_backmap.errors import InputError, RefinementError
-from openmm_backmap.io.readers import TRAJECTORIES
-from openmm_backmap.io.writers import TrajectoryWriter, check_output, write_structure
+from openmm_backmap.coarse.trajectory import RunSettings, output_files
+from openmm_backmap.errors import RefinementError
+from openmm_backmap.io.writers import TrajectoryWriter, write_structure
 from openmm_backmap.units import GAS_CONSTANT
 
 # Of the shortest period of two beads. The middle scheme samples the positions of harmonic bonds right at any step that
@@ -73,15 +72,7 @@ def run_copies(model: NeuralModel, out: str | Path, settings: CopiesSettings = C
         What was written: the trajectories and, last, a .gro that tells their beads.
     """
     out = Path(out)
-    if out.suffix.lower() not in TRAJECTORIES:
-        raise InputError(f"{out}: unknown ending {out.suffix!r} of a trajectory; known: {', '.join(TRAJECTORIES)}")
-    if settings.n_frames < 1:
-        raise InputError(f"{settings.ps:g} ps with a frame every {settings.every_ps:g} ps hold no frame")
-    files = [out] if settings.copies == 1 else [out.with_name(f"{out.stem}_{k}{out.suffix}")
-                                                for k in range(1, settings.copies + 1)]
-    files.append(out.with_suffix(".gro"))
-    for file in files:
-        check_output(file, overwrite)
+    files = output_files(out, settings, overwrite, copies=settings.copies)
     dynamics = Copies(model, settings, platform)
     blocks = Blocks(out.with_name(f".{out.name}.parts"), settings.n_frames, settings.seed)
     blocks.claim({**asdict(settings), "model": model.sha256})

@@ -7,7 +7,6 @@ after the last thing that was finished; one that is asked for more iterations go
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.geometry.internal import bond_lengths
 from openmm_backmap.geometry.periodic import molecules_into_box
 from openmm_backmap.io.atomistic import open_atoms
+from openmm_backmap.io.folders import claim
 from openmm_backmap.io.writers import replacing, write_structure, write_system
 from openmm_backmap.registry import unknown_name
 from openmm_backmap.units import GAS_CONSTANT
@@ -42,6 +42,9 @@ _BEFORE = 0.2
 # The pressure is corrected in every second iteration, as in the thesis (sect. 6.1.3): g(r) recovers in between.
 _PRESSURE_EVERY = 2
 _RUN, _FIGURE = "run.npz", "distributions.png"
+#: what is said of a folder with another fit, see :func:`openmm_backmap.io.folders.claim`
+OTHER_FIT = "{record} belongs to a fit with other settings ({changed}); use another --out or the same settings"
+_FEWER = "{folder} has a fit of {length} iterations; ask for as many or more, or use another --out"
 Progress = Callable[[str, int, int], None]
 
 
@@ -152,8 +155,9 @@ def fit_model(reference: Sequence[str | Path], chemistry: Chemistry, out: str | 
     if not 0 < settings.mixing <= 1:
         raise InputError(f"mixing is {settings.mixing:g}; it must be above 0 and at most 1")
     found, settings = _read(reference, chemistry, settings, topology, aliases)
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, settings, found)
+    wanted = {**asdict(settings), "frames_sha256": found.hashes,
+              "chemistry_sha256": found.target.chemistry.sha256}
+    claim(out / "settings.json", wanted, OTHER_FIT, length="iterations", shorter=_FEWER)
     model, run, scores = _first_model(found, settings), None, []
     state = _beginning(found)
     floors = _floors(found, settings)
@@ -187,23 +191,6 @@ def _read(reference, chemistry, settings: FitSettings, topology, aliases) -> tup
     axes = axes_of(opened.target, beads, settings.cutoff_nm, settings.excluded_bonds)
     found = measure(opened.target, zip(beads, opened.boxes, strict=True), axes, settings.excluded_bonds)
     return _Reference(opened.target, beads, opened.boxes, found, file_hashes(opened.files)), settings
-
-
-def _claim(out: Path, settings: FitSettings, found: _Reference) -> None:
-    record = out / "settings.json"
-    wanted = {**asdict(settings), "without": list(settings.without), "frames_sha256": found.hashes,
-              "chemistry_sha256": found.target.chemistry.sha256}
-    if record.exists():
-        before = json.loads(record.read_text())
-        changed = [key for key in wanted if key != "iterations" and before.get(key) != wanted[key]]
-        if changed:
-            raise InputError(f"{record} belongs to a fit with other settings ({', '.join(changed)}); use another --out "
-                             "or the same settings")
-        if before["iterations"] > settings.iterations:
-            raise InputError(f"{out} has a fit of {before['iterations']} iterations; ask for as many or more, or use "
-                             "another --out")
-    with replacing(record, overwrite=True) as part:
-        part.write_text(json.dumps(wanted, indent=1))
 
 
 def _dropped(target: Target, without: Sequence[str]) -> set[str]:

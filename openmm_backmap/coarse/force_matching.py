@@ -8,7 +8,6 @@ run are held out, and the weights that predict their forces best are kept.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -22,11 +21,13 @@ from openmm_backmap import __version__
 from openmm_backmap.analysis.evaluation.inputs import file_hashes
 from openmm_backmap.analysis.forces.matching import chi_squared
 from openmm_backmap.chemistry import Chemistry
+from openmm_backmap.coarse.fit import OTHER_FIT
 from openmm_backmap.coarse.force_check import TermScore, check_run, distributions_figure, term_scores
 from openmm_backmap.coarse.force_data import FORCES, ForceData, Progress, read_runs
 from openmm_backmap.coarse.neural import CGNetwork, NetworkSettings, forces
 from openmm_backmap.coarse.neural_file import MODEL_FILE, NeuralModel, load_neural_model, save_neural_model
 from openmm_backmap.errors import InputError
+from openmm_backmap.io.folders import claim
 from openmm_backmap.io.writers import replacing
 from openmm_backmap.training.curve import curve, plot_curve, write_curve
 
@@ -125,9 +126,9 @@ def fit_forces(runs: Sequence[str | Path], chemistry: Chemistry, out: str | Path
         raise InputError(f"{runs[int(np.argmin(data.lengths))]}: {min(data.lengths)} frames; at least {_LEAST_FRAMES} "
                          "of each run are expected")
     hashes = file_hashes([Path(run) / FORCES for run in runs])
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, {**asdict(settings), "method": "forces", "forces_sha256": hashes, "frames": list(data.lengths),
-                 "chemistry_sha256": chemistry.sha256})
+    wanted = {**asdict(settings), "method": "forces", "forces_sha256": hashes, "frames": list(data.lengths),
+              "chemistry_sha256": chemistry.sha256}
+    claim(out / "settings.json", wanted, OTHER_FIT)
     training = _Training(data, settings, out)
     training.run(progress)
     made = {"made_by": f"openmm_backmap {__version__}", "method": "forces", "frames": sum(data.lengths),
@@ -156,18 +157,6 @@ def _looked_at(model: NeuralModel, data: ForceData, settings: ForceSettings, out
     with replacing(out / "distributions.png", overwrite=True) as part:
         distributions_figure(data.target, data.beads, run).savefig(part, dpi=110)
     return scores
-
-
-def _claim(out: Path, wanted: dict) -> None:
-    record = out / "settings.json"
-    if record.exists():
-        before = json.loads(record.read_text())
-        changed = [key for key in wanted if before.get(key) != wanted[key]]
-        if changed:
-            raise InputError(f"{record} belongs to a fit with other settings ({', '.join(changed)}); use another --out "
-                             "or the same settings")
-    with replacing(record, overwrite=True) as part:
-        part.write_text(json.dumps(wanted, indent=1))
 
 
 class _Training:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,13 +72,7 @@ def run_model(model: CGModel, cg: str | Path, out: str | Path, settings: RunSett
         What was written.
     """
     out = Path(out)
-    if out.suffix.lower() not in TRAJECTORIES:
-        raise InputError(f"{out}: unknown ending {out.suffix!r} of a trajectory; known: {', '.join(TRAJECTORIES)}")
-    if settings.n_frames < 1:
-        raise InputError(f"{settings.ps:g} ps with a frame every {settings.every_ps:g} ps hold no frame")
-    files = [out, out.with_suffix(".gro"), *([Path(system)] if system else [])]
-    for file in files:
-        check_output(file, overwrite)
+    files = output_files(out, settings, overwrite, also=[Path(system)] if system else [])
     target, start = read_beads(model, cg)
     dynamics = Dynamics(model, target, start.box, every_ps=settings.every_ps, temperature_K=settings.temperature_K,
                         platform=platform)
@@ -88,6 +83,21 @@ def run_model(model: CGModel, cg: str | Path, out: str | Path, settings: RunSett
     blocks.run(dynamics, start, progress or (lambda *_: None))
     _write(files, target, dynamics, settings, blocks, overwrite)
     shutil.rmtree(parts)
+    return files
+
+
+def output_files(out: Path, settings: RunSettings, overwrite: bool, *, copies: int = 1,
+                 also: Sequence[Path] = ()) -> list[Path]:
+    """What a run writes: trajectories, a .gro and ``also``; :class:`InputError`, before any work, if it cannot."""
+    if out.suffix.lower() not in TRAJECTORIES:
+        raise InputError(f"{out}: unknown ending {out.suffix!r} of a trajectory; known: {', '.join(TRAJECTORIES)}")
+    if settings.n_frames < 1:
+        raise InputError(f"{settings.ps:g} ps with a frame every {settings.every_ps:g} ps hold no frame")
+    trajectories = [out] if copies == 1 else [out.with_name(f"{out.stem}_{k}{out.suffix}")
+                                              for k in range(1, copies + 1)]
+    files = [*trajectories, out.with_suffix(".gro"), *also]
+    for file in files:
+        check_output(file, overwrite)
     return files
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from openmm_backmap.chemistry import Target, create_system
-from openmm_backmap.errors import InputError, RefinementError
+from openmm_backmap.errors import RefinementError
 from openmm_backmap.geometry.builder import build_coordinates
 from openmm_backmap.geometry.checks import inverted_centres, pierced_rings
 from openmm_backmap.geometry.internal import dihedral_angles
 from openmm_backmap.geometry.tables import neighbour_lists
-from openmm_backmap.io.writers import replacing
+from openmm_backmap.io import folders
 
 #: dalton; with it steps of 4 fs are stable
 HYDROGEN_MASS = 3.0
@@ -30,19 +29,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def claim(settings, out: Path) -> None:
-    """Make ``out`` the folder of these settings; :class:`InputError` if it is that of others.
+    """Make ``out`` the folder of these settings; ``InputError`` if it is that of others.
 
     The number of snapshots may change: a run can be made longer.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    record = out / "settings.json"
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if record.exists():
-        found = json.loads(record.read_text())
-        if {**found, "n_snapshots": 0} != {**wanted, "n_snapshots": 0}:
-            raise InputError(f"{record} belongs to a run with other settings; use another --out or the same settings")
-    with replacing(record, overwrite=True) as part:
-        part.write_text(json.dumps(wanted, indent=1))
+    folders.claim(out / "settings.json", asdict(settings), "{record} belongs to a run with other settings; use another "
+                  "--out or the same settings", length="n_snapshots")
 
 
 def grow(target: Target, rng: np.random.Generator, settle: Callable[[np.ndarray], np.ndarray],
