@@ -166,8 +166,7 @@ class _Run:
             self.context = self.refiner.context(self.beads, self.box)
         with self._stage("project"):
             start, projected_rmsd = self._exact(given)
-            energies, force = self._energies(start), self._forces(start)
-            defects = self._defects(start)
+            energies, force, defects = found = self._found(start)
         self.reached = start, None
         try:
             self._advance(start, force, defects)
@@ -175,12 +174,13 @@ class _Run:
             self._object("failure", error)
         positions, velocities = self.reached
         with self._stage("check"):
-            after, force_after = self._defects(positions), self._forces(positions)
+            # Where nothing was moved, nothing is asked again.
+            energies_after, force_after, after = found if positions is start else self._found(positions)
             if self.settings.mode != "none":
                 self._judge(defects, after, force_after)
             counts = [tuple(map(len, pair)) for pair in zip(defects, after)]
             report = RefineReport(
-                self.settings.mode, energies, self._energies(positions), float(force.max()), float(force_after.max()),
+                self.settings.mode, energies, energies_after, float(force.max()), float(force_after.max()),
                 self._bead_rmsd(given), projected_rmsd, self._bead_rmsd(positions), self._bond_error(positions),
                 float(np.linalg.norm(positions - given, axis=1).max()), *counts, self.seconds,
                 tuple(self.faults.values()))
@@ -233,7 +233,7 @@ class _Run:
             energy = self._minimize(context, SOFT_GROUP, _TRUE_STEPS)
             for k in range(_MOST_ROUNDS):
                 thorough = self.settings.mode == "minimize" and k == 0
-                if not thorough and self._largest(context).max() < _READY_FORCE:
+                if not thorough and force_norms(context, _TRUE).max() < _READY_FORCE:
                     break
                 energy = self._minimize(context, SOFT_GROUP, _MORE_STEPS)
             relaxed = positions_of(context)
@@ -279,12 +279,9 @@ class _Run:
                                   f"{_OTHER}")
         return energy
 
-    def _largest(self, context) -> np.ndarray:
-        return force_norms(context, _TRUE)
-
     def _check_minimum(self, start, relaxed, force: np.ndarray, gain: float) -> None:
         """A minimiser that gives up does not say so: look at what it did."""
-        left = self._largest(self.context)
+        left = force_norms(self.context, _TRUE)
         idle = np.abs(relaxed - start).max() < _STILL_NM or gain >= 0
         if idle and force.max() > LARGEST_FORCE:
             self._object("minimum", RefinementError(
@@ -327,6 +324,10 @@ class _Run:
                     f"{bent[worst]:.3f} nm out of plane")
         return RefinementError(f"dynamics failed ({why}){hint}; use a shorter timestep_ps than "
                                f"{self.settings.timestep_ps:g}, else {_OTHER}")
+
+    def _found(self, positions: np.ndarray):
+        """Energies by force, forces and defects."""
+        return self._energies(positions), self._forces(positions), self._defects(positions)
 
     def _defects(self, positions: np.ndarray):
         return (np.flatnonzero(inverted_centres(self.target, positions)),
