@@ -137,12 +137,11 @@ def _draw(options: dict[str, Any], backmapper: Backmapper, source: CGSource, n_f
 def _follow(options: dict[str, Any], backmapper: Backmapper, sources: list[CGSource], n_frames: int,
             chosen: dict[str, Any], files: list[list[Path]], bars: Bars) -> Backmapped:
     """Frames of one or more trajectories, each given the one before."""
-    for name in ("dask", "temperature"):
-        if options[name] is not None:
-            raise click.UsageError(f"--{name} is for models that draw every frame by itself: leave it out")
+    if options["dask"] is not None:
+        raise click.UsageError("--dask is for models that draw every frame by itself: leave it out")
     done, first = 0, None
     with _kept(KeptStretches, options["output"]) as kept, ExitStack() as stack:
-        for parts in backmapper.follow(sources, **chosen, keep=kept.folder):
+        for parts in backmapper.follow(sources, **chosen, temperature=options["temperature"], keep=kept.folder):
             if first is None:
                 first = parts[0].backmapped(0)
                 writers = [[stack.enter_context(TrajectoryWriter(file, first.topology)) for file in paths]

@@ -142,7 +142,8 @@ class Backmapper:
         n_frames = len(range(source.n_frames)[first:None if last is None else last + 1:stride])
         if self.coherent and n_frames > 1:
             followed = self.follow([source], first=first, last=last, stride=stride, n_samples=n_samples, seed=seed,
-                                   refine=refine, aliases=aliases, project=project, keep=keep, client=client)
+                                   refine=refine, temperature=temperature, aliases=aliases, project=project, keep=keep,
+                                   client=client)
             yield from (part.backmapped(k) for parts in followed for part in parts for k in range(len(part.frames)))
             return
         job, kept = self._claimed(KeptFrames, keep, [source], first, self._settings(refine, temperature, seed), seed,
@@ -161,7 +162,7 @@ class Backmapper:
         return getattr(FAMILIES.get(self.model.family), "coherent", False)
 
     def follow(self, trajectories: Sequence, topology=None, *, first: int = 0, last: int | None = None, stride: int = 1,
-               n_samples: int = 1, seed: int | None = None, refine: str | None = None,
+               n_samples: int = 1, seed: int | None = None, refine: str | None = None, temperature=None,
                aliases: Sequence[str] | None = None, project: bool = True, keep: str | Path | None = None,
                client=None) -> Iterator[list[Stretch]]:
         """Backmap trajectories with a coherent model: each frame given the one before, all trajectories side by side.
@@ -173,7 +174,8 @@ class Backmapper:
         keep : path, optional
             Folder in which stretches of frames are kept: the same call goes on after an interruption.
 
-        The others are those of :meth:`frames`; ``refine`` can only be ``"none"``, and there are no workers.
+        The others are those of :meth:`frames`; ``refine`` can only be ``"none"``, and there is neither a temperature
+        to choose nor workers.
 
         Yields
         ------
@@ -183,13 +185,16 @@ class Backmapper:
         Raises
         ------
         InputError
-            The model draws frames by themselves, or the trajectories are not of one topology.
+            The model draws frames by themselves, the trajectories are not of one topology, or what only models that
+            draw frames by themselves can do is asked for.
         """
         from openmm_backmap.follow import KeptStretches, follow
 
         if client is not None:
             raise InputError(f"{self.model.name} draws each frame given the one before, which no cluster can do at "
                              "once: leave it out; several trajectories run side by side here")
+        if temperature is not None:
+            raise InputError("temperature is for models that draw every frame by itself: leave it out")
         sources = [_as_source(trajectory, file_topology=topology) for trajectory in trajectories]
         for source in sources[1:]:
             if (source.topology.bead_names, source.topology.residue_names) != (

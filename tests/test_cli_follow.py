@@ -102,12 +102,22 @@ def _once(step, limit):
 
 @pytest.mark.parametrize(("more", "said"), [
     (["--dask", "local:2"], "--dask is for models that draw every frame by itself"),
+    (["--temperature", "310"], "temperature is for models that draw every frame by itself: leave it out"),
     (["--refine", "minimize"], "are not refined frame by frame: use refine none"),
 ])
 def test_what_does_not_go_together_is_said(folder, tmp_path, more, said):
     result = run(folder, folder / "a.xtc", "--topology", folder / "cg.pdb", "-o", tmp_path / "aa.xtc", *more)
     assert result.exit_code != 0 and said in f"{result.output} {result.exception}"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trajectory_has_no_temperature_to_choose(folder, tmp_path):
+    backmapper, keep = Backmapper(folder / "tiny.pt"), tmp_path / "kept"
+    with pytest.raises(InputError, match="temperature is for models that draw every frame by itself: leave it out"):
+        next(backmapper.frames(folder / "a.xtc", folder / "cg.pdb", temperature=310, keep=keep))
+    assert not keep.exists()
+    atoms = next(backmapper.frames(folder / "a.xtc", folder / "cg.pdb", last=0, temperature=310, seed=1))
+    assert atoms.provenance["temperature_K"] == 310
 
 
 def test_several_inputs_need_a_model_that_follows(folder, tmp_path):
