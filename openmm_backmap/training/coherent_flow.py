@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from openmm_backmap.errors import InputError
@@ -18,8 +14,9 @@ from openmm_backmap.generators.coherent.network import CoherentHyperparameters, 
 from openmm_backmap.generators.coherent.placing import choose_placing
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset
-from openmm_backmap.training.flow import numbers
+from openmm_backmap.training.loop import NetworkTrainer
 from openmm_backmap.training.pairs import Pairs
+from openmm_backmap.training.settings import with_network
 
 _SOME_FRAMES = 20000
 _REACH = 1.0  # rad
@@ -62,11 +59,7 @@ class CoherentFlowTraining:
     @classmethod
     def from_dict(cls, content: dict, where: str = "settings") -> CoherentFlowTraining:
         """From a settings file; unknown keys and values that are no numbers are refused."""
-        if not isinstance(content, dict) or not isinstance(content.get("network", {}), dict):
-            raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented "
-                             "under 'network:'")
-        network = numbers(CoherentHyperparameters, content.get("network", {}), where)
-        return replace(numbers(cls, {k: v for k, v in content.items() if k != "network"}, where), network=network)
+        return with_network(cls(), content, where)
 
 
 class _Measured:
@@ -83,17 +76,14 @@ class _Measured:
         return [(self.coordinates[k].to(self.device), self.features[k].to(self.device)) for k in (before, after)]
 
 
-class CoherentFlowTrainer:
-    """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`.
-
-    ``start`` is a model to begin with, of the same network and molecule.
-    """
+class CoherentFlowTrainer(NetworkTrainer):
+    """A training run; ``start`` is a model to begin with, of the same network and molecule."""
 
     settings_type, loss_unit, starts = CoherentFlowTraining, "of the variance", True
 
     def __init__(self, dataset: Dataset, validation: Dataset, settings: CoherentFlowTraining, device: str = "cpu",
                  start: ModelFile | None = None):
-        self.settings, self.device, self.chemistry = settings, device, dataset.chemistry
+        super().__init__(settings, dataset.chemistry, device)
         pairs, held_out = Pairs.of(dataset), Pairs.of(validation)
         self.molecule = pairs.molecule
         if held_out.molecule.chains != self.molecule.chains:
@@ -107,9 +97,6 @@ class CoherentFlowTrainer:
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), settings.learning_rate, betas=(0.9, 0.99),
                                            weight_decay=settings.decay)
-        self.seed = torch.Generator().manual_seed(settings.seed)
-        self.step = 0
-        self.history: list[tuple[int, float, float]] = []
 
     def _given(self, model: ModelFile) -> CoherentFlowGenerator:
         given = CoherentFlowGenerator.from_model(model, self.device)
@@ -118,47 +105,9 @@ class CoherentFlowTrainer:
                              "'network:' settings and chemistry")
         return given
 
-    def train(self, until: int | None = None, deadline: float | None = None, report: Callable | None = None,
-              every: int = 500) -> None:
-        """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` at times."""
-        until = min(until or self.settings.steps, self.settings.steps)
-        running: list[float] = []
-        first = self.step
-        # At least one update, so that there always is a loss to tell of.
-        while self.step < until and (deadline is None or self.step == first or time.monotonic() < deadline):
-            running.append(self._update())
-            if self.step % every == 0 or self.step == until:
-                self._record(running)
-                running = []
-                if report:
-                    report(self)
-        if running:
-            self._record(running)
-
-    def _record(self, losses: list[float]) -> None:
-        self.history.append((self.step, float(np.mean(losses)), self.validation_loss()))
-
-    def _update(self) -> float:
-        done = self.step / self.settings.steps
-        rate = min(1.0, (self.step + 1) / self.settings.warmup) * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * rate
-        loss = self._loss(self.network, self.batches, self.settings.molecules, self.seed)
-        if not torch.isfinite(loss):
-            raise InputError(f"training diverged at step {self.step}; lower learning_rate")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.network.parameters()):
-                mean.lerp_(value, 1 - decay)
-        return loss.item()
-
-    def _loss(self, network: CoherentNetwork, batches: _Measured, n: int, seed: torch.Generator) -> torch.Tensor:
+    def _loss(self, network: CoherentNetwork, batches: _Measured, seed: torch.Generator) -> torch.Tensor:
         """Mean squared error of the velocity, in scaled coordinates."""
+        n = self.settings.molecules
         (past, before), (x1, now) = batches.draw(n, seed)
         random = lambda *shape: torch.rand(shape, generator=seed).to(self.device)  # noqa: E731
         normal = lambda *shape: torch.randn(shape, generator=seed).to(self.device)  # noqa: E731
@@ -171,48 +120,29 @@ class CoherentFlowTrainer:
         encoded = network.encode(torch.cat([now, before * known, known], dim=-1), centre)
         return (network.velocity(encoded, x0 + t[:, None] * way, t) - way).square().mean()
 
-    @torch.no_grad()
-    def validation_loss(self, n_batches: int = 8) -> float:
-        """Loss of the averaged weights on the held-out pairs, always on the same pairs and times."""
-        seed = torch.Generator().manual_seed(self.settings.seed + 1)
-        return float(np.mean([self._loss(self.average, self.held_out, self.settings.molecules, seed).item()
-                              for _ in range(n_batches)]))
-
     def generator(self) -> CoherentFlowGenerator:
         """The generator with the averaged weights."""
         return CoherentFlowGenerator(self.molecule, self.model, copy.deepcopy(self.average), self.device)
-
-    def state(self) -> dict:
-        """Everything that a continued run needs, as tensors and plain values."""
-        return {"step": self.step, "network": self.network.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "seed": self.seed.get_state(), "history": self.history,
-                "settings": repr(self.settings)}
-
-    def load_state(self, state: dict, where: str = "checkpoint") -> None:
-        """Continue from :meth:`state`; :class:`InputError` where the settings differ."""
-        if state["settings"] != repr(self.settings):
-            raise InputError(f"{where}: was written with other settings; use another output or the same settings")
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.seed.set_state(state["seed"])
-        self.step, self.history = state["step"], [tuple(row) for row in state["history"]]
 
 
 def _molecule(pairs: Pairs) -> Molecule:
     """The coordinates that suit the molecule, and how they vary over some of the frames."""
     some = pairs.positions[::max(1, len(pairs.positions) // _SOME_FRAMES)].double() * SCALE
     placing = choose_placing(pairs.molecule, some.numpy())
-    coordinates = Coordinates.of(pairs.molecule, placing, placing.measure(some).float())
-    features = BeadFeatures.of(some[:, placing.beads].float())
-    trend = Trend.of(coordinates.scaled(placing.measure(some).float()), features(some[:, placing.beads].float()),
-                     coordinates.rotor.flatten()[coordinates.moving])
-    molecule = Molecule(placing, coordinates, features, trend, Memory(torch.empty(0), torch.empty(0)))
+    values, beads = placing.measure(some).float(), some[:, placing.beads].float()
+    coordinates, features = Coordinates.of(pairs.molecule, placing, values), BeadFeatures.of(beads)
+    rotor = coordinates.rotor.flatten()[coordinates.moving]
+    trend = Trend.of(coordinates.scaled(values), features(beads), rotor)
+    forgetful = Molecule(placing, coordinates, features, trend, Memory(torch.zeros(len(rotor)), torch.ones(len(rotor))))
+    return replace(forgetful, memory=_memory(forgetful, pairs))
+
+
+def _memory(molecule: Molecule, pairs: Pairs) -> Memory:
+    """How much is left of coordinates from one frame to the next."""
     (past, _), (now, _) = (molecule.known(pairs.positions[k].double() * SCALE)
                            for k in pairs.draw(_SOME_FRAMES, torch.Generator().manual_seed(0)))
-    share = torch.where(trend.rotor, 1.0, ((past * now).mean(0) / past.square().mean(0)).clamp(0, 1))
+    share = torch.where(molecule.rotor, 1.0, ((past * now).mean(0) / past.square().mean(0)).clamp(0, 1))
     left = now - share * past
-    spread = torch.where(trend.rotor, wrapped(left), left).square().mean(0).sqrt()
+    spread = torch.where(molecule.rotor, wrapped(left), left).square().mean(0).sqrt()
     # Rare turns to another side, a third of the circle away, must lie within reach.
-    spread = torch.where(trend.rotor, spread.clamp(min=_REACH), spread)
-    return replace(molecule, memory=Memory(share, spread))
+    return Memory(share, torch.where(molecule.rotor, spread.clamp(min=_REACH), spread))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from openmm_backmap.training.cvae_losses import (
 )
 from openmm_backmap.training.cvae_settings import CVAETraining
 from openmm_backmap.training.dataset import Dataset
+from openmm_backmap.training.loop import NetworkTrainer
 from openmm_backmap.training.pairs import Pairs
 
 _FRAMES = 5000
@@ -49,8 +48,8 @@ class _SeenPairs:
         return before.to(self.device), after.to(self.device)
 
 
-class CVAETrainer:
-    """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`.
+class CVAETrainer(NetworkTrainer):
+    """A training run.
 
     Parameters
     ----------
@@ -66,7 +65,7 @@ class CVAETrainer:
     def __init__(self, dataset: Dataset, validation: Dataset, settings: CVAETraining, device: str = "cpu",
                  start: ModelFile | None = None):
         _mixture_type()
-        self.settings, self.device, self.chemistry = settings, device, dataset.chemistry
+        super().__init__(settings, dataset.chemistry, device)
         pairs, held_out = Pairs.of(dataset), Pairs.of(validation)
         self.molecule, mapping = pairs.molecule, mapping_of(pairs.molecule)
         if held_out.molecule.chains != self.molecule.chains:
@@ -85,9 +84,6 @@ class CVAETrainer:
         self.energy = self._energy(dataset) if settings.energy else None
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate)
-        self.seed = torch.Generator().manual_seed(settings.seed)
-        self.step = 0
-        self.history: list[tuple[int, float, float]] = []
         #: (step, mean of each part of the loss since the record before)
         self.records: list[tuple[int, dict[str, float]]] = []
 
@@ -129,47 +125,29 @@ class CVAETrainer:
         weights = torch.linalg.solve(x.T @ x + ridge, x.T @ y).T
         return torch.cat([1 - weights.sum(1, keepdim=True), weights], 1)
 
-    def train(self, until: int | None = None, deadline: float | None = None, report: Callable | None = None,
-              every: int = 500) -> None:
-        """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` at times."""
-        until = min(until or self.settings.steps, self.settings.steps)
-        running: list[dict[str, float]] = []
-        first = self.step
-        # At least one update, so that there always is a loss to tell of.
-        while self.step < until and (deadline is None or self.step == first or time.monotonic() < deadline):
-            running.append(self._update())
-            if self.step % every == 0 or self.step == until:
-                self._record(running)
-                running = []
-                if report:
-                    report(self)
-        if running:
-            self._record(running)
-
-    def _record(self, parts: list[dict[str, float]]) -> None:
-        means = {name: float(np.mean([part[name] for part in parts if name in part])) for name in
-                 sorted({name for part in parts for name in part})}
-        self.history.append((self.step, means["loss"], self.validation_loss()))
+    def _record(self, parts: list[dict[str, float]]) -> dict[str, float]:
+        means = super()._record(parts)
         self.records.append((self.step, means))
+        return means
 
     def _update(self) -> dict[str, float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate(self.step)
         weight = self.settings.energy_weight(self.step)
         parts = self._parts(self.network, self.batches, self.seed, self.energy if weight else None)
         loss = self._reconstruction(parts) + self.settings.divergence_weight(self.step) * parts["divergence"]
         if weight:
             loss = loss + weight * parts["energy"]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._check_finite(torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0))
-        self.optimizer.step()
-        self.step += 1
-        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.network.parameters()):
-                mean.lerp_(value, 1 - decay)
+        self._descend(self.optimizer, loss, self.settings.rate(self.step))
         return {**{name: part.item() for name, part in parts.items()}, "loss": self._reconstruction(parts).item()}
+
+    def _clip(self, parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+        norm = super()._clip(parameters)
+        # The gradients of a finite energy may not be.
+        self._check_finite(norm)
+        return norm
+
+    def _loss(self, network: CVAENetwork, batches: _SeenPairs, seed: torch.Generator) -> torch.Tensor:
+        """Reconstruction, angstrom^2: what is comparable on held-out pairs."""
+        return self._reconstruction(self._parts(network, batches, seed, None))
 
     def _reconstruction(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
         """What does not change its weight: comparable throughout a run."""
@@ -191,21 +169,10 @@ class CVAETrainer:
             parts["energy"] = energy_loss(energy, atoms, after, self.settings.damping_kJ)
         return parts
 
-    def _check_finite(self, values: torch.Tensor) -> None:
-        if not torch.isfinite(values).all():
-            raise InputError(f"training diverged at step {self.step}; lower learning_rate")
-
     def _blurred(self, before: torch.Tensor, seed: torch.Generator) -> torch.Tensor:
         """Frames before, some of them with noise."""
         size = self.settings.jitter_nm * (torch.rand(len(before), 1, 1, generator=seed) * 2 - 1).clamp(min=0)
         return before + (size * torch.randn(before.shape, generator=seed)).to(self.device)
-
-    @torch.no_grad()
-    def validation_loss(self, n_batches: int = 8) -> float:
-        """Reconstruction, angstrom^2, of held-out pairs by the averaged weights, always of the same pairs."""
-        seed = torch.Generator().manual_seed(self.settings.seed + 1)
-        return float(np.mean([self._reconstruction(self._parts(self.average, self.held_out, seed, None)).item()
-                              for _ in range(n_batches)]))
 
     def generator(self) -> CVAEGenerator:
         """The generator with the averaged weights, and a mixture fitted to what they make of the training set."""
@@ -233,20 +200,12 @@ class CVAETrainer:
         return Seeds(beads - beads.mean(1, keepdim=True), pairs.positions[pairs.later[k] - pairs.step[k]])
 
     def state(self) -> dict:
-        """Everything that a continued run needs, as tensors and plain values."""
-        return {"step": self.step, "network": self.network.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "seed": self.seed.get_state(), "history": self.history,
-                "records": self.records, "settings": repr(self.settings)}
+        """See :meth:`NetworkTrainer.state`."""
+        return {**super().state(), "records": self.records}
 
     def load_state(self, state: dict, where: str = "checkpoint") -> None:
-        """Continue from :meth:`state`; :class:`InputError` where the settings differ."""
-        if state["settings"] != repr(self.settings):
-            raise InputError(f"{where}: was written with other settings; use another output or the same settings")
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.seed.set_state(state["seed"])
-        self.step, self.history = state["step"], [tuple(row) for row in state["history"]]
+        """See :meth:`NetworkTrainer.load_state`."""
+        super().load_state(state, where)
         self.records = [tuple(row) for row in state["records"]]
 
 

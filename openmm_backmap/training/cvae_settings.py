@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.coherent.cvae_network import ORIENTATIONS, CVAEHyperparameters
-from openmm_backmap.training.dbm_settings import values_of
+from openmm_backmap.training.loop import cosine
+from openmm_backmap.training.settings import with_network
 
 #: share of its final weight with which the energy begins
 _FIRST_ENERGY = 1e-4
@@ -75,23 +75,18 @@ class CVAETraining:
     @classmethod
     def from_dict(cls, content: dict, where: str = "settings") -> CVAETraining:
         """From a settings file; unknown keys and values that do not fit are refused."""
-        if not isinstance(content, dict) or not isinstance(content.get("network", {}), dict):
-            raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented under "
-                             "'network:'")
-        network = values_of(CVAEHyperparameters(), content.get("network", {}), where)
+        settings = with_network(cls(), content, where)
+        network = settings.network
         if network.orientation not in ORIENTATIONS:
             raise InputError(f"{where}: orientation is {network.orientation!r}; expected one of "
                              f"{', '.join(ORIENTATIONS)}")
         if network.n_cells % 2:
             raise InputError(f"{where}: n_cells is {network.n_cells}; it must be even")
-        own = values_of(cls(), {k: v for k, v in content.items() if k != "network"}, where)
-        return replace(own, network=network)
+        return settings
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
-        done = step / self.steps
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        return self.learning_rate * rise * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done)))
+        return self.learning_rate * cosine(step, self.steps, self.warmup, 0.005)
 
     def energy_weight(self, step: int) -> float:
         """Lambda of eq. 3: 0, then exponentially up to ``energy``."""

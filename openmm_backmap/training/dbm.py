@@ -8,9 +8,7 @@ right, with about the right spread. The game is that of Stieffenhofer et al. (20
 from __future__ import annotations
 
 import copy
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -37,13 +35,14 @@ from openmm_backmap.training.dbm_losses import (
 from openmm_backmap.training.dbm_ranks import Ranks
 from openmm_backmap.training.dbm_settings import DBMTraining
 from openmm_backmap.training.dbm_validation import Comparison
+from openmm_backmap.training.loop import NetworkTrainer, cosine
 
 ANGSTROM = 10.0
 _VALIDATION_BEADS = 64
 
 
-class DBMTrainer:
-    """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`.
+class DBMTrainer(NetworkTrainer):
+    """A training run.
 
     Under ``torchrun`` every process makes the same trainer; each takes its part of a batch, gradients are averaged,
     and only the process with ``writes`` may write files.
@@ -61,12 +60,12 @@ class DBMTrainer:
     """
 
     settings_type, loss_unit, starts = DBMTraining, "angstrom", True
+    kept, rate_setting = ("network", "critic", "average"), "the learning rate"
 
     def __init__(self, dataset: Dataset, validation: Dataset, settings: DBMTraining, device: str = "cpu",
                  energies: Sequence[TorchEnergy] | None = None, start: ModelFile | None = None):
-        self.settings, self.chemistry = settings, dataset.chemistry
         self.ranks = Ranks.from_environment(device)
-        self.device = self.ranks.device(device)
+        super().__init__(settings, dataset.chemistry, self.ranks.device(device))
         if settings.beads % self.ranks.world:
             raise InputError(f"beads is {settings.beads}, not a multiple of the {self.ranks.world} processes")
         self.channels = self._channels([system.target for system in dataset.systems], start)
@@ -84,9 +83,6 @@ class DBMTrainer:
         self.optimizers = {"warm": adam(self.network, settings.warm_rate, (0.9, 0.99)),
                            "generator": adam(self.network, settings.generator_rate, (0.0, 0.9)),
                            "critic": adam(self.critic, settings.critic_rate, (0.0, 0.9))}
-        self.seed = torch.Generator().manual_seed(settings.seed)
-        self.step = 0
-        self.history: list[tuple[int, float, float]] = []
         #: (step, parts of the loss since the record before, and divergences on the held-out snapshots, bits)
         self.records: list[tuple[int, dict[str, float]]] = []
         if start is not None:
@@ -123,59 +119,30 @@ class DBMTrainer:
         """Whether this process writes files."""
         return self.ranks.rank == 0
 
-    def train(self, until: int | None = None, deadline: float | None = None, report: Callable | None = None,
-              every: int = 500) -> None:
-        """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` at times."""
-        until = min(until or self.settings.steps, self.settings.steps)
-        running: list[dict[str, float]] = []
-        first = self.step
-        # At least one update, so that there always is a loss to tell of.
-        while self.step < until and (deadline is None or self.step == first or self.ranks.agree(
-                time.monotonic() < deadline, self.device)):
-            running.append(self._update())
-            if self.step % every == 0 or self.step == until:
-                self._record(running)
-                running = []
-                if report and self.writes:
-                    report(self)
-        if running:
-            self._record(running)
+    def _in_time(self, deadline: float | None) -> bool:
+        return deadline is None or self.ranks.agree(super()._in_time(deadline), self.device)
 
-    def _record(self, parts: list[dict[str, float]]) -> None:
-        names = sorted({name for part in parts for name in part})
-        means = {name: self.ranks.mean(float(np.mean([part[name] for part in parts if name in part])), self.device)
-                 for name in names}
-        self.history.append((self.step, means["loss"], self.validation_loss()))
-        self.records.append((self.step, {**means, **self.validation_divergences()}))
+    def _record(self, parts: list[dict[str, float]]) -> dict[str, float]:
+        found = {**super()._record(parts), **self.validation_divergences()}
+        self.records.append((self.step, found))
+        return found
+
+    def _mean(self, values: list[float]) -> float:
+        return self.ranks.mean(super()._mean(values), self.device)
 
     def _update(self) -> dict[str, float]:
-        parts = self._warm_update() if self.step < self.settings.warm_steps else self._game_update()
-        self.step += 1
-        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.network.parameters()):
-                mean.lerp_(value, 1 - decay)
-        return parts
+        return self._warm_update() if self.step < self.settings.warm_steps else self._game_update()
 
-    def _descend(self, name: str, loss: torch.Tensor, rate: float) -> None:
-        optimizer, model = self.optimizers[name], self.critic if name == "critic" else self.network
-        if not torch.isfinite(loss):
-            raise InputError(f"training diverged at step {self.step}; lower the learning rate")
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        self.ranks.average_gradients(model.parameters())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    def _clip(self, parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+        self.ranks.average_gradients(parameters)
+        return super()._clip(parameters)
 
     def _warm_update(self) -> dict[str, float]:
         s = self.settings
         batch = self.batches.placements(s.beads, s.jitter_nm, self.seed)
         loss = self._score(self.network, batch, self.batches, s.beads, self.seed)
-        done = self.step / s.warm_steps
-        rate = min(1.0, (self.step + 1) / s.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        self._descend("warm", loss, s.warm_rate * rate)
+        rate = s.warm_rate * cosine(self.step, s.warm_steps, s.warmup, 0.01)
+        self._descend(self.optimizers["warm"], loss, rate)
         return {"loss": loss.item()}
 
     def _score(self, network: DBMNetwork, batch: Batch, batches: SnapshotBatches, n: int,
@@ -210,10 +177,10 @@ class DBMTrainer:
         parts: dict[str, float] = {}
         for _ in range(s.n_critic):
             loss, apart = self._critic_loss()
-            self._descend("critic", loss, s.critic_rate * rate)
+            self._descend(self.optimizers["critic"], loss, s.critic_rate * rate)
             parts["critic"] = apart.item()
         loss, score, prior = self._generator_loss()
-        self._descend("generator", loss, s.generator_rate * rate)
+        self._descend(self.optimizers["generator"], loss, s.generator_rate * rate)
         return {**parts, "loss": loss.item(), "score": score.item(), "prior": prior.item()}
 
     def _sequences(self) -> tuple[Batch, Scene, torch.Tensor]:
@@ -314,23 +281,19 @@ class DBMTrainer:
         """The generator with the averaged weights."""
         return DBMGenerator(self.average, self.channels, self.device, self.settings.sampling)
 
+    def _same(self) -> dict[str, str]:
+        return {**super()._same(), "channels": repr(self.channels)}
+
     def state(self) -> dict | None:
-        """Everything that a continued run needs, as tensors and plain values; None in processes that do not write."""
+        """See :meth:`NetworkTrainer.state`; None in processes that do not write."""
         if not self.writes:
             return None
-        return {"step": self.step, "network": self.network.state_dict(), "critic": self.critic.state_dict(),
-                "average": self.average.state_dict(), "seed": self.seed.get_state(), "history": self.history,
-                "records": self.records, "settings": repr(self.settings), "channels": repr(self.channels),
-                "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()}}
+        return {**super().state(), "records": self.records,
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
 
     def load_state(self, state: dict, where: str = "checkpoint") -> None:
-        """Continue from :meth:`state`; :class:`InputError` where the settings differ."""
-        if state["settings"] != repr(self.settings) or state["channels"] != repr(self.channels):
-            raise InputError(f"{where}: was written with other settings; use another output or the same settings")
-        for name in ("network", "critic", "average"):
-            getattr(self, name).load_state_dict(state[name])
+        """See :meth:`NetworkTrainer.load_state`."""
+        super().load_state(state, where)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.seed.set_state(state["seed"])
-        self.step, self.history = state["step"], [tuple(row) for row in state["history"]]
         self.records = [tuple(row) for row in state["records"]]

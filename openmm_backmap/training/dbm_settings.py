@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from openmm_backmap.environments.voxel_sequences import ORDERS
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.dbm.network import HEADS, PRESETS, DBMHyperparameters
 from openmm_backmap.generators.dbm.sweep import DBMSampling
+from openmm_backmap.training.settings import values_of
 
 PRIORS = ("none", "min", "match")
 _CHOICES = {"prior": PRIORS, "precision": ("float32", "bfloat16")}
@@ -123,22 +124,3 @@ class DBMTraining:
             raise InputError(f"{where}: n_cells must be even, stem and width multiples of groups")
         if not 0 <= hyper.turn_deg <= 360:
             raise InputError(f"{where}: turn_deg is {hyper.turn_deg:g}; expected 0 to 360 degrees")
-
-
-def values_of(default, given: dict, where: str):
-    """``default`` with the values of a file, of the types of its fields; YAML takes 1e-3 for a text."""
-    known = [f.name for f in fields(default)]
-    values = {}
-    for name, value in given.items():
-        if name not in known:
-            raise InputError(f"{where}: unknown setting {name}; known: {', '.join(known)}")
-        kind = type(getattr(default, name))
-        try:
-            values[name] = kind(value)
-            rounded = kind in (int, float) and float(values[name]) != float(value)
-            if isinstance(value, bool) != (kind is bool) or rounded:
-                raise ValueError
-        except (TypeError, ValueError):
-            raise InputError(f"{where}: {name} is {value!r}; expected something like "
-                             f"{getattr(default, name)!r}") from None
-    return replace(default, **values)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from openmm_backmap.environments.local import BeadSurroundings, Environment, TargetTables, Vocabulary
@@ -17,6 +13,8 @@ from openmm_backmap.generators.flow.generator import BaseDistribution, FlowGener
 from openmm_backmap.generators.flow.network import SCALE, FlowHyperparameters, FlowNetwork
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset, with_settled_labels
+from openmm_backmap.training.loop import NetworkTrainer
+from openmm_backmap.training.settings import with_network
 
 
 @dataclass(frozen=True)
@@ -56,30 +54,11 @@ class FlowTraining:
     @classmethod
     def from_dict(cls, content: dict, where: str = "settings") -> FlowTraining:
         """From a settings file; unknown keys and values that are no numbers are refused."""
-        if not isinstance(content, dict) or not isinstance(content.get("network", {}), dict):
-            raise InputError(f"{where}: settings are 'name: value' lines, those of the network indented "
-                             "under 'network:'")
-        network = numbers(FlowHyperparameters, content.get("network", {}), where)
+        settings = with_network(cls(), content, where)
+        network = settings.network
         if network.width % network.heads:
             raise InputError(f"{where}: width {network.width} is not a multiple of heads {network.heads}")
-        return replace(numbers(cls, {k: v for k, v in content.items() if k != "network"}, where), network=network)
-
-
-def numbers(kind: type, given: dict, where: str):
-    """``kind(**given)`` with the types of its defaults; YAML takes 1e-3 for a text."""
-    default, known = kind(), [f.name for f in fields(kind)]
-    values = {}
-    for name, value in given.items():
-        if name not in known:
-            raise InputError(f"{where}: unknown setting {name}; known: {', '.join(known)}")
-        try:
-            values[name] = type(getattr(default, name))(value)
-            if float(values[name]) != float(value):
-                raise ValueError
-        except (TypeError, ValueError):
-            raise InputError(f"{where}: {name} is {value!r}; expected a number like "
-                             f"{getattr(default, name)}") from None
-    return kind(**values)
+        return settings
 
 
 class _Batches:
@@ -145,17 +124,15 @@ class _Batches:
         return BaseDistribution(mean.float(), variance.clamp(min=0.15**2).sqrt().squeeze(1).float())
 
 
-class FlowTrainer:
-    """A training run that can be stopped and continued exactly: :meth:`state` and :meth:`load_state`.
-
-    ``start`` is a model to begin with, of the same network and chemistry.
-    """
+class FlowTrainer(NetworkTrainer):
+    """A training run; ``start`` is a model to begin with, of the same network and chemistry."""
 
     settings_type, loss_unit, starts = FlowTraining, "angstrom^2", True
+    last_rate = 0.01
 
     def __init__(self, dataset: Dataset, validation: Dataset, settings: FlowTraining, device: str = "cpu",
                  start: ModelFile | None = None):
-        self.settings, self.device, self.chemistry = settings, device, dataset.chemistry
+        super().__init__(settings, dataset.chemistry, device)
         self.vocabulary = _vocabulary(dataset)
         unknown = set(_vocabulary(validation).slots) - set(self.vocabulary.slots)
         if unknown or validation.chemistry.bead_types != dataset.chemistry.bead_types:
@@ -170,9 +147,6 @@ class FlowTrainer:
         self.base = self.batches.base(n_slots).to(device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), settings.learning_rate, betas=(0.9, 0.99),
                                            weight_decay=settings.decay)
-        self.seed = torch.Generator().manual_seed(settings.seed)
-        self.step = 0
-        self.history: list[tuple[int, float, float]] = []
         if start is not None:
             self._start_from(start)
 
@@ -185,50 +159,9 @@ class FlowTrainer:
             network.load_state_dict(given.network.state_dict())
         self.base = given.base
 
-    def train(self, until: int | None = None, deadline: float | None = None, report: Callable | None = None,
-              every: int = 500) -> None:
-        """Train up to step ``until`` (default: the end) or clock time ``deadline``; ``report(trainer)`` at times."""
-        until = min(until or self.settings.steps, self.settings.steps)
-        running: list[float] = []
-        first = self.step
-        # At least one update, so that there always is a loss to tell of.
-        while self.step < until and (deadline is None or self.step == first or time.monotonic() < deadline):
-            running.append(self._update())
-            if self.step % every == 0 or self.step == until:
-                self._record(running)
-                running = []
-                if report:
-                    report(self)
-        if running:
-            self._record(running)
-
-    def _record(self, losses: list[float]) -> None:
-        self.history.append((self.step, float(np.mean(losses)), self.validation_loss()))
-
-    def _update(self) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self._schedule()
-        env, x1 = self.batches.draw(self.seed)
-        loss = self._loss(self.network, env, x1, self.seed)
-        if not torch.isfinite(loss):
-            raise InputError(f"training diverged at step {self.step}; lower learning_rate")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.network.parameters()):
-                mean.lerp_(value, 1 - decay)
-        return loss.item()
-
-    def _schedule(self) -> float:
-        done = self.step / self.settings.steps
-        return min(1.0, (self.step + 1) / self.settings.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-    def _loss(self, network: FlowNetwork, env: Environment, x1: torch.Tensor, seed: torch.Generator) -> torch.Tensor:
+    def _loss(self, network: FlowNetwork, batches: _Batches, seed: torch.Generator) -> torch.Tensor:
         """Mean squared error of the velocity, angstrom^2, over real atoms and drawn times."""
+        env, x1 = batches.draw(seed)
         n, times = len(x1), self.settings.times
         repeated = lambda values: values.repeat_interleave(times, dim=0)  # noqa: E731
         t = 1 - torch.rand(n * times, generator=seed).pow(self.settings.late).to(self.device)
@@ -238,32 +171,9 @@ class FlowTrainer:
         error = network.velocity(network.encode(env).repeated(times), (1 - s) * x0 + s * x1, t) - (x1 - x0)
         return (error.square() * own[..., None]).sum() / (own.sum() * 3)
 
-    @torch.no_grad()
-    def validation_loss(self, n_batches: int = 8) -> float:
-        """Loss of the averaged weights on the held-out snapshots, always on the same environments and times."""
-        seed = torch.Generator().manual_seed(self.settings.seed + 1)
-        return float(np.mean([self._loss(self.average, *self.held_out.draw(seed), seed).item()
-                              for _ in range(n_batches)]))
-
     def generator(self) -> FlowGenerator:
         """The generator with the averaged weights."""
         return FlowGenerator(self.average, self.base, self.vocabulary, self.device)
-
-    def state(self) -> dict:
-        """Everything that a continued run needs, as tensors and plain values."""
-        return {"step": self.step, "network": self.network.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "seed": self.seed.get_state(), "history": self.history,
-                "settings": repr(self.settings)}
-
-    def load_state(self, state: dict, where: str = "checkpoint") -> None:
-        """Continue from :meth:`state`; :class:`InputError` where the settings differ."""
-        if state["settings"] != repr(self.settings):
-            raise InputError(f"{where}: was written with other settings; use another output or the same settings")
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.seed.set_state(state["seed"])
-        self.step, self.history = state["step"], [tuple(row) for row in state["history"]]
 
 
 def _vocabulary(dataset: Dataset) -> Vocabulary:

@@ -11,8 +11,8 @@ from openmm_backmap.errors import InputError
 from openmm_backmap.generators.coherent.library import LibraryGenerator, stored
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.training.dataset import Dataset
-from openmm_backmap.training.flow import numbers
 from openmm_backmap.training.pairs import Pairs
+from openmm_backmap.training.settings import values_of
 
 _ANGSTROM_PER_NM = 10.0
 _JUDGED_FRAMES = 500
@@ -38,7 +38,7 @@ class LibraryTraining:
     @classmethod
     def from_dict(cls, content: dict, where: str = "settings") -> LibraryTraining:
         """From a settings file; unknown keys and values that are no numbers are refused."""
-        settings = numbers(cls, content, where)
+        settings = values_of(cls(), content, where)
         if settings.frames < 1:
             raise InputError(f"{where}: frames is {settings.frames}; expected a number like {cls.frames}")
         return settings
