@@ -92,7 +92,7 @@ def main(run: Path, chemistry: str, model: str, others: tuple[str, ...], indepen
                                                progress=bars, normalise=[label], **settings)
     except BackmapError as error:
         raise click.ClickException(str(error)) from None
-    write_page(found, speeds[model], chemistry, segments, out, docs)
+    write_page(found, speeds, chemistry, segments, out, docs)
     click.echo(f"{docs / page_name(chemistry)} written")
 
 
@@ -149,7 +149,8 @@ def page_name(chemistry: str) -> str:
     return f"coherence-{chemistry}.md"
 
 
-def write_page(found: dict[str, Judgement], speed: float, chemistry: str, segments: int, out: Path, docs: Path) -> None:
+def write_page(found: dict[str, Judgement], speeds: dict[str, float], chemistry: str, segments: int, out: Path,
+               docs: Path) -> None:
     """The page, with the figures of the reports."""
     (docs / "figures").mkdir(parents=True, exist_ok=True)
     words = shlex.join(["benchmarks/coherence.py", *sys.argv[1:]])
@@ -163,7 +164,8 @@ def write_page(found: dict[str, Judgement], speed: float, chemistry: str, segmen
         f"{date.today().isoformat()}, openmm_backmap {__version__}, {this_machine()['processor']}, "
         f"{this_machine()['cores']} cores. Command:", "", "```", f"python {words}", "```", "",
         *table(held_out), "",
-        f"The model draws {speed:,.0f} frames a second: network, projection and writing of `.xtc` files together.", ""]
+        "Frames a second, of all segments side by side, network, projection and writing of `.xtc` files together: "
+        + ", ".join(f"{label} {speed:,.0f}" for label, speed in speeds.items()) + ".", ""]
     for name, title in ((HELD_OUT, "Figures"), (CG, "CG runs")):
         if name in found:
             lines += [f"## {title}", ""]

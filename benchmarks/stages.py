@@ -29,7 +29,7 @@ STAGES = {
                      "environments.local:BeadSurroundings.environment",
                      "environments.local:BeadSurroundings.neighbours", "sampling.colouring:colour_beads"),
     "domains": ("sampling.domains:Division.__init__", "sampling.domains:Division.part"),
-    "network": ("generators.flow.generator:FlowGenerator._draw",),
+    "network": ("generators.flow.generator:FlowGenerator._draw", "generators.dbm.network:DBMNetwork.forward"),
     "checks": ("sampling.sweeps:faulty_beads", "refine.pipeline:_Run._defects", "geometry.checks:inverted_centres",
                "geometry.checks:pierced_rings", "geometry.checks:close_contacts"),
     "projection": ("refine.projection:project", "refine.projection:satisfy_bonds"),
@@ -208,15 +208,15 @@ def matrix_products(device: str) -> dict[str, float]:
     return rates
 
 
-def _adjusted(load: Callable, gibbs: int | None, steps: int | None) -> Callable:
-    """``load_generator`` with other numbers of Gibbs sweeps and of flow steps."""
+def _adjusted(load: Callable, gibbs: int | None, sampling: dict[str, int]) -> Callable:
+    """``load_generator`` with another number of Gibbs sweeps, and other settings of sampling."""
     @functools.wraps(load)
     def adjusted(*args, **kwargs):
         generator = load(*args, **kwargs)
         if gibbs is not None:
             generator.sweeps = replace(generator.sweeps, gibbs=gibbs)
-        if steps is not None:
-            generator.sampling = replace(generator.sampling, steps=steps)
+        if sampling:
+            generator.sampling = replace(generator.sampling, **sampling)
         return generator
 
     return adjusted
@@ -237,9 +237,10 @@ def _use(root: Path) -> None:
 @click.option("--launched", type=float, required=True, help="When this process was started, seconds since 1970.")
 @click.option("--gibbs", type=int, help="Gibbs sweeps; those of the model's family by default.")
 @click.option("--steps", type=int, help="Steps of the flow; those of the model by default.")
+@click.option("--ensemble", type=int, help="Candidates of dbm; those of the model by default.")
 @click.option("--result", type=click.Path(path_type=Path, resolve_path=True), required=True, help="JSON to write.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def main(root: Path, launched: float, gibbs: int | None, steps: int | None, result: Path,
+def main(root: Path, launched: float, gibbs: int | None, steps: int | None, ensemble: int | None, result: Path,
          words: tuple[str, ...]) -> None:
     """Run ``backmap-openmm WORDS`` and write what its stages took."""
     clock, passes = Clock(launched), Passes()
@@ -248,7 +249,8 @@ def main(root: Path, launched: float, gibbs: int | None, steps: int | None, resu
     base = import_module("openmm_backmap.generators.base")
     import_module("openmm_backmap.cli.run")
     passes.watch()
-    _replace(base, "load_generator", _adjusted(base.load_generator, gibbs, steps))
+    sampling = {name: n for name, n in (("steps", steps), ("n_ensemble", ensemble)) if n is not None}
+    _replace(base, "load_generator", _adjusted(base.load_generator, gibbs, sampling))
     wrap_stages(clock)
     import torch
 

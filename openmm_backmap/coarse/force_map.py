@@ -17,9 +17,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from openmm_backmap.chemistry import Target, create_flexible_system
+from openmm_backmap.chemistry import Target
 from openmm_backmap.errors import ChemistryError
-from openmm_backmap.refine.systems import constrained_bonds
+from openmm_backmap.refine.systems import constrained_pairs
 
 _EXACT = 1e-6
 
@@ -57,7 +57,7 @@ def least_noise_map(target: Target, moments: np.ndarray) -> np.ndarray:
 
 def tied_atoms(target: Target) -> np.ndarray:
     """A number (n_atoms,) that atoms share which constraints tie together, directly or by way of others."""
-    i, j = constrained_bonds(target, create_flexible_system(target, None))[0].T
+    i, j = constrained_pairs(target).T
     n = target.n_atoms
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 

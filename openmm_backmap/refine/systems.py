@@ -72,16 +72,17 @@ def stiffest_springs(target: Target, system, timestep_ps: float) -> float:
 
 def _stiffen(system, target: Target) -> None:
     """Constrained bonds nearly stiff: soft ones give way to their surroundings, and angles and packing with them."""
-    from openmm import HarmonicBondForce
+    from openmm import HarmonicBondForce, unit
 
-    pairs, _ = constrained_bonds(target, system)
-    constrained = {(min(i, j), max(i, j)) for i, j in pairs.tolist()}
+    constrained = {(min(i, j), max(i, j)) for i, j in constrained_pairs(target).tolist()}
+    stiffness = unit.kilojoule_per_mole / unit.nanometer**2
     for force in system.getForces():
         if isinstance(force, HarmonicBondForce):
             for index in range(force.getNumBonds()):
                 i, j, length, k = force.getBondParameters(index)
                 if (min(i, j), max(i, j)) in constrained:
-                    force.setBondParameters(index, i, j, length, k * BOND_STIFFNESS)
+                    force.setBondParameters(index, i, j, length.value_in_unit(unit.nanometer),
+                                            k.value_in_unit(stiffness) * BOND_STIFFNESS)
 
 
 def _soft_force(nonbonded):
@@ -92,7 +93,8 @@ def _soft_force(nonbonded):
     soft.addPerParticleParameter("epsilon")
     for index in range(nonbonded.getNumParticles()):
         _, sigma, epsilon = nonbonded.getParticleParameters(index)
-        soft.addParticle([sigma, epsilon])
+        # Numbers: OpenMM takes several times as long to strip units from a list.
+        soft.addParticle([sigma.value_in_unit(unit.nanometer), epsilon.value_in_unit(unit.kilojoule_per_mole)])
     for index in range(nonbonded.getNumExceptions()):
         i, j, *_ = nonbonded.getExceptionParameters(index)
         soft.addExclusion(i, j)
@@ -125,11 +127,7 @@ def constrained_bonds(target: Target, system) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (n, 2) that the chemistry constrains, and their lengths (n,), nm, by the flexible bonds of ``system``."""
     from openmm import HarmonicBondForce, unit
 
-    kind = target.chemistry.constraints
-    light = np.array([element == "H" for element in target.elements])
-    pairs = target.bonds if kind == "all-bonds" else target.bonds[light[target.bonds].any(axis=1)]
-    if kind == "none":
-        pairs = pairs[:0]
+    pairs = constrained_pairs(target)
     lengths = {}
     for force in system.getForces():
         if isinstance(force, HarmonicBondForce):
@@ -137,6 +135,14 @@ def constrained_bonds(target: Target, system) -> tuple[np.ndarray, np.ndarray]:
                 i, j, length, _ = force.getBondParameters(k)
                 lengths[min(i, j), max(i, j)] = length.value_in_unit(unit.nanometer)
     return pairs, np.array([lengths[min(i, j), max(i, j)] for i, j in pairs.tolist()])
+
+
+def constrained_pairs(target: Target) -> np.ndarray:
+    """Pairs (n, 2) that the chemistry constrains."""
+    kind = target.chemistry.constraints
+    light = np.array([element == "H" for element in target.elements])
+    pairs = target.bonds if kind == "all-bonds" else target.bonds[light[target.bonds].any(axis=1)]
+    return pairs[:0] if kind == "none" else pairs
 
 
 def positions_of(context) -> np.ndarray:
