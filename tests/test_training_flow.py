@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_systems import small_dataset, small_target, tiny_training
@@ -9,7 +10,7 @@ from small_systems import small_dataset, small_target, tiny_training
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.flow import FlowHyperparameters
-from openmm_backmap.training.flow import FlowTrainer, FlowTraining
+from openmm_backmap.training.flow import FlowTrainer, FlowTraining, bead_weights
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,31 @@ def test_a_deadline_that_has_passed_leaves_one_update_and_its_loss(dataset):
 def test_the_validation_loss_is_always_on_the_same_environments(dataset):
     trainer = FlowTrainer(dataset, dataset, tiny_training())
     assert trainer.validation_loss() == trainer.validation_loss()
+
+
+def test_rare_kinds_of_beads_are_drawn_as_often_as_common_ones():
+    target = small_target(2, 8)
+    per_chain = target.n_beads // 2
+    assert np.allclose(bead_weights(target, 0.0), 1.0)
+    weight = bead_weights(target, 1.0)
+    assert np.allclose(weight[:per_chain], weight[per_chain:])
+    # Inner monomers are alike: all their beads of one type share what a bead at the end has for itself.
+    ends, inner = weight[[0, per_chain - 1]], weight[per_chain // 2:per_chain // 2 + 2]
+    assert np.allclose(ends, 0.5) and (inner < 0.15).all()
+    assert np.allclose(bead_weights(target, 0.5), weight**0.5)
+
+
+def test_rare_beads_come_more_often_in_batches():
+    one = small_dataset(1, target=small_target(1, 8))
+    seen = {}
+    for rare in (0.0, 1.0):
+        trainer = FlowTrainer(one, one, tiny_training(rare=rare, beads=1))
+        last = one.systems[0].target.n_beads - 1
+        slots = [trainer.batches.draw(trainer.seed)[0].bead_offset[0].tolist() for _ in range(400)]
+        end = trainer.batches.frames[0][0].environment(
+            torch.tensor([last]), trainer.batches.frames[0][1], torch.ones(1, 48, dtype=torch.bool))
+        seen[rare] = sum(s == end.bead_offset[0].tolist() for s in slots)
+    assert seen[1.0] > 1.5 * seen[0.0]
 
 
 def test_divergence_is_said(dataset):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
+from openmm_backmap.chemistry import Target
 from openmm_backmap.environments.local import BeadSurroundings, Environment, TargetTables, Vocabulary
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.flow.generator import BaseDistribution, FlowGenerator
 from openmm_backmap.generators.flow.network import SCALE, FlowHyperparameters, FlowNetwork
+from openmm_backmap.geometry.tables import padded_table
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset, with_settled_labels
 from openmm_backmap.training.loop import NetworkTrainer
@@ -33,6 +36,10 @@ class FlowTraining:
         Times are 1 - u^late, u uniform: above 1 puts weight on late times, where bonds sharpen.
     jitter_nm : float
         Largest displacement (standard deviation) of context atoms, in half of the environments.
+    rare : float
+        Beads are drawn in proportion to the number of their kind to the power of minus this: 0 takes them as they come,
+        1 each kind as often. Kinds are told by the beads up to two bonds away, so that those at chain ends are kinds of
+        their own.
     average : float
         Decay of the running mean of the weights.
     seed : int
@@ -47,6 +54,7 @@ class FlowTraining:
     decay: float = 1e-3
     late: float = 1.7
     jitter_nm: float = 0.004
+    rare: float = 0.0
     average: float = 0.999
     seed: int = 1
     network: FlowHyperparameters = field(default_factory=FlowHyperparameters)
@@ -66,29 +74,31 @@ class _Batches:
 
     def __init__(self, dataset: Dataset, settings: FlowTraining, vocabulary: Vocabulary, device: str):
         self.settings, self.device = settings, device
-        self.frames: list[tuple[BeadSurroundings, torch.Tensor]] = []
+        self.frames: list[tuple[BeadSurroundings, torch.Tensor, torch.Tensor]] = []
         hyper = settings.network
         for system in with_settled_labels(dataset).systems:
             tables = TargetTables(system.target, vocabulary, device)
+            weight = torch.as_tensor(bead_weights(system.target, settings.rare))
             for positions, box in system.snapshots():
                 beads = system.target.mapping @ positions.astype(float)
                 around = BeadSurroundings(tables, beads, box, hyper.context_atoms, hyper.context_beads)
-                self.frames.append((around, torch.as_tensor(positions, device=device)))
+                self.frames.append((around, torch.as_tensor(positions, device=device), weight))
 
     def draw(self, seed: torch.Generator) -> tuple[Environment, torch.Tensor]:
         """An environment batch and the local reference positions (B, S, 3), angstrom, of its own atoms."""
-        around, positions = self.frames[int(torch.randint(len(self.frames), (), generator=seed))]
-        bead = self._beads(around, seed)
+        around, positions, weight = self.frames[int(torch.randint(len(self.frames), (), generator=seed))]
+        bead = self._beads(around, weight, seed)
         env = around.environment(bead, positions, self._shown(around, len(bead), seed))
         env = replace(env, position=env.position + self._jitter(env, seed) * env.present[..., None])
         return env, self.own_positions(around, bead, positions)
 
-    def _beads(self, around: BeadSurroundings, seed: torch.Generator) -> torch.Tensor:
+    def _beads(self, around: BeadSurroundings, weight: torch.Tensor, seed: torch.Generator) -> torch.Tensor:
         """Random beads with about as many atoms as each other, so that little is padded."""
         size = around.tables.size.cpu()
-        pivot = size[torch.randint(len(size), (), generator=seed)]
+        pivot = size[torch.multinomial(weight, 1, generator=seed)]
         alike = torch.nonzero((size - pivot).abs() <= 1).squeeze(1)
-        return alike[torch.randperm(len(alike), generator=seed)[:self.settings.beads]].to(self.device)
+        n = min(len(alike), self.settings.beads)
+        return alike[torch.multinomial(weight[alike], n, generator=seed)].to(self.device)
 
     def _shown(self, around: BeadSurroundings, n: int, seed: torch.Generator) -> torch.Tensor:
         # A third see everything (Gibbs), a tenth nothing (the first colour), the rest any share (the forward pass).
@@ -110,7 +120,7 @@ class _Batches:
     def base(self, n_slots: int) -> BaseDistribution:
         """Mean place and spread of each atom slot over all frames."""
         total, square, count = (torch.zeros(n_slots, w, dtype=torch.float64) for w in (3, 1, 1))
-        for around, positions in self.frames:
+        for around, positions, _ in self.frames:
             bead = torch.arange(len(around.index), device=self.device)
             atoms = around.tables.atoms_of_bead
             there = atoms >= 0
@@ -122,6 +132,18 @@ class _Batches:
         mean = total / count.clamp(min=1)
         variance = (square / count.clamp(min=1) - mean.square().sum(1, keepdim=True)) / 3
         return BaseDistribution(mean.float(), variance.clamp(min=0.15**2).sqrt().squeeze(1).float())
+
+
+def bead_weights(target: Target, rare: float) -> np.ndarray:
+    """(n_beads,) how often beads are drawn, in proportion: :attr:`FlowTraining.rare`."""
+    kind = np.unique(np.c_[target.bead_type, np.bincount(target.bead_of_atom)], axis=0, return_inverse=True)[1].ravel()
+    i, j = np.concatenate([target.bead_bonds, target.bead_bonds[:, ::-1]]).T
+    around = padded_table(i, j, target.n_beads)[0]
+    for _ in range(2):
+        nearby = np.sort(np.where(around >= 0, kind[around], -1), axis=1)
+        kind, count = np.unique(np.c_[kind, nearby], axis=0, return_inverse=True, return_counts=True)[1:]
+        kind = kind.ravel()
+    return count[kind] ** -float(rare)
 
 
 class FlowTrainer(NetworkTrainer):
