@@ -31,7 +31,7 @@ _POWER = 1.5
 class FlowSampling:
     """How velocities are integrated: ``steps`` midpoint steps, each two network passes."""
 
-    steps: int = 4
+    steps: int = 3
 
 
 class FlowGenerator:
