@@ -117,7 +117,7 @@ def test_base_distribution_has_the_mean_and_spread_of_its_slots():
 def test_base_distribution_of_a_data_set_lies_on_its_atoms():
     data = small_dataset(2)
     trainer = FlowTrainer(data, data, tiny_training())
-    around, positions = trainer.batches.frames[0]
+    around, positions, _ = trainer.batches.frames[0]
     own = trainer.batches.own_positions(around, torch.arange(len(around.index)), positions)
     atoms = around.tables.atoms_of_bead
     slot = around.tables.slot_of_atom[atoms.clamp(min=0)]

@@ -34,6 +34,7 @@ from openmm_backmap.refine.systems import (
     SOFT_GROUP,
     constrained_bonds,
     energy_of,
+    energy_system,
     force_norms,
     positions_of,
     refinement_system,
@@ -121,15 +122,18 @@ class Refiner:
         return positions
 
     def context(self, beads: np.ndarray, box: np.ndarray | None):
-        """Context of the refinement system with the beads restrained to ``beads``; forces are numbered by group."""
+        """Context of the refinement system with the beads restrained to ``beads``; forces are numbered by group. Where
+        nothing is to be moved, of the force field alone."""
         if self._context is None:
-            system, self._restraints = refinement_system(self.target, box, beads, self.settings.restraint_k,
-                                                         self.settings.timestep_ps)
+            settings = self.settings
+            system, self._restraints = (energy_system(self.target, box), None) if settings.mode == "none" else \
+                refinement_system(self.target, box, beads, settings.restraint_k, settings.timestep_ps)
             self.constraints = constrained_bonds(self.target, system)
             self._context = self._new_context(system)
         if box is not None:
             self._context.setPeriodicBoxVectors(*box)
-        move_bead_restraints(self._context, self._restraints, beads, box)
+        if self._restraints is not None:
+            move_bead_restraints(self._context, self._restraints, beads, box)
         return self._context
 
     @property

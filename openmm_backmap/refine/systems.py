@@ -34,6 +34,16 @@ _ENOUGH_CENTRE_NM3, _ENOUGH_FOURTH_NM3 = 0.0012, 0.005
 _SWING = 0.8
 
 
+def energy_system(target: Target, box: np.ndarray | None, hydrogen_mass: float | None = None):
+    """The force field with flexible bonds, every force in a group of its own: for energies and forces."""
+    from openmm import NonbondedForce
+
+    system = create_flexible_system(target, box, hydrogen_mass=hydrogen_mass)
+    for group, force in enumerate(system.getForces()):
+        force.setForceGroup(NONBONDED_GROUP if isinstance(force, NonbondedForce) else group)
+    return system
+
+
 def refinement_system(target: Target, box: np.ndarray | None, beads: np.ndarray, k: float | None, timestep_ps: float):
     """The force field with flexible bonds and heavy hydrogens, beads restrained, stereocentres held to their hands, and
     a soft version of the nonbonded forces in a group of its own. ``k`` is the stiffness of the springs on beads,
@@ -45,9 +55,7 @@ def refinement_system(target: Target, box: np.ndarray | None, beads: np.ndarray,
     """
     from openmm import NonbondedForce
 
-    system = create_flexible_system(target, box, hydrogen_mass=HYDROGEN_MASS)
-    for group, force in enumerate(system.getForces()):
-        force.setForceGroup(NONBONDED_GROUP if isinstance(force, NonbondedForce) else group)
+    system = energy_system(target, box, HYDROGEN_MASS)
     _stiffen(system, target)
     nonbonded = next(force for force in system.getForces() if isinstance(force, NonbondedForce))
     system.addForce(_soft_force(nonbonded))
