@@ -22,13 +22,12 @@ from pathlib import Path
 
 import click
 from measure import this_machine
-from performance_page import write_page
+from performance_page import SERIES, write_page
 from tiles import tile
 
 from openmm_backmap.io.writers import replacing
 
 ROOT = Path(__file__).parents[1]
-SERIES = ("size", "light", "frames", "samples", "gibbs", "refine", "ensemble")
 
 
 @dataclass(frozen=True)
