@@ -1,19 +1,22 @@
 """What comes with the package: every model loads, and has its card and the settings that make it again."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from small_peptide import peptide, walk
-from small_systems import BOX, small_positions, small_target
+from small_systems import small_target
 
 from openmm_backmap.backmapper import Backmapper
-from openmm_backmap.chemistry import create_system
+from openmm_backmap.chemistry import create_system, load_chemistry
+from openmm_backmap.chemistry.match import match_beads, whole_beads
 from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.generators.base import load_generator
 from openmm_backmap.geometry.checks import inverted_centres, mapped
+from openmm_backmap.io.readers import open_cg
 from openmm_backmap.model_file import load_model, shipped_models
 from openmm_backmap.refine.batches import ExactBatch
 from openmm_backmap.training.train import TRAINERS
@@ -33,13 +36,22 @@ def test_a_model_has_its_card_and_its_settings(name):
     assert MODELS[name].stat().st_size < 20e6
 
 
+def first_chain_of_the_example():
+    """Ten monomers as they lie in a melt: target, beads (nm) and box."""
+    source = open_cg(Path(__file__).parents[1] / "examples" / "sps_melt.gro")
+    frame = next(iter(source.frames(0, None, 1)))
+    match = match_beads(load_chemistry("sps"), source.topology, frame.positions, frame.box)
+    target = small_target(1, 10)
+    whole = whole_beads(match.target, frame.positions[match.bead_index], frame.box)
+    return target, whole[:target.n_beads], frame.box
+
+
 def test_the_voxel_model_draws_atoms_near_their_beads():
-    target = small_target(1, 4)
-    beads = target.mapping @ small_positions(target)
+    target, beads, box = first_chain_of_the_example()
     generator = load_generator(load_model("dbm-sps"), "cpu")
     generator.sampling = replace(generator.sampling, n_ensemble=1, selection="first")
     generator.sweeps = replace(generator.sweeps, gibbs=0, max_redraws=0)
-    x = generator.generate(target, beads, BOX, rng=np.random.default_rng(1))[0]
+    x = generator.generate(target, beads, box, rng=np.random.default_rng(1))[0]
     lengths = np.linalg.norm(x[target.bonds[:, 0]] - x[target.bonds[:, 1]], axis=1)
     # A network that has learned nothing leaves its atoms in the middle of the grid.
     assert 0.09 < np.quantile(lengths, 0.1) and np.quantile(lengths, 0.9) < 0.17
