@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -17,7 +17,9 @@ from openmm_backmap.analysis.evaluation.inputs import read_inputs, read_structur
 from openmm_backmap.analysis.evaluation.results import number_text
 from openmm_backmap.chemistry import load_chemistry
 from openmm_backmap.generators.base import find_model
+from openmm_backmap.generators.dbm import DBMSampling
 from openmm_backmap.io.writers import replacing
+from openmm_backmap.model_file import load_model, save_model
 
 #: kinds of distributions, and what a table calls the mean divergence over their types
 KINDS = {"angle": "angles", "dihedral": "dihedrals", "improper": "impropers"}
@@ -52,6 +54,13 @@ class Judged:
     def row(self, kind: str, name: str):
         """One distribution, by kind and type."""
         return next(row for row in self.comparison.rows if (row.kind, row.name) == (kind, name))
+
+
+def with_sampling(model: str, sampling: DBMSampling, path: Path) -> Path:
+    """A model of the family dbm that chooses among candidates in another way, as a file."""
+    known = load_model(model)
+    save_model(replace(known, hyperparameters={**known.hyperparameters, "sampling": asdict(sampling)}), path)
+    return path
 
 
 def structure_of(method: Method, out: Path) -> Path:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 import click
 from measure import this_machine
-from pages import SUMMARY_WORDS, Judged, Method, judge, summary, timed
+from pages import SUMMARY_WORDS, Judged, Method, judge, summary, timed, with_sampling
 
 from openmm_backmap import __version__
 from openmm_backmap.errors import BackmapError
 from openmm_backmap.generators.dbm import DBMSampling
 from openmm_backmap.io.atomistic import find_files
 from openmm_backmap.io.writers import replacing
-from openmm_backmap.model_file import load_model, save_model
+from openmm_backmap.model_file import load_model
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHOICES = (DBMSampling(1, "first"), DBMSampling(4, "lowest"), DBMSampling(4, "boltzmann"),
@@ -58,9 +57,7 @@ def variant(name: str, sampling: DBMSampling, out: Path) -> Method:
     """The model with another way of choosing, as a file."""
     at = f", {sampling.temperature_K:g} K" if sampling.temperature_K else ""
     label = f"{sampling.selection} of {sampling.n_ensemble}{at}"
-    path = out / f"{label.replace(', ', '-').replace(' ', '-')}.pt"
-    model = load_model(name)
-    save_model(replace(model, hyperparameters={**model.hyperparameters, "sampling": asdict(sampling)}), path)
+    path = with_sampling(name, sampling, out / f"{label.replace(', ', '-').replace(' ', '-')}.pt")
     return Method(label, ("--model", str(path), "--refine", "none"))
 
 

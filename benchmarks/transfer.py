@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +23,18 @@ import click
 import numpy as np
 import yaml
 from measure import this_machine
-from pages import KINDS, SUMMARY_WORDS, Judged, Method, every_divergence, judge, quantities, summary, timed
+from pages import (
+    KINDS,
+    SUMMARY_WORDS,
+    Judged,
+    Method,
+    every_divergence,
+    judge,
+    quantities,
+    summary,
+    timed,
+    with_sampling,
+)
 
 from openmm_backmap import __version__
 from openmm_backmap.analysis import page
@@ -34,7 +44,7 @@ from openmm_backmap.errors import BackmapError
 from openmm_backmap.generators.dbm import DBMSampling
 from openmm_backmap.io.atomistic import find_files
 from openmm_backmap.io.writers import replacing
-from openmm_backmap.model_file import load_model, save_model
+from openmm_backmap.model_file import load_model
 from openmm_backmap.training.train import train_from_files
 
 HERE = Path(__file__).parent
@@ -80,10 +90,7 @@ def apply(model: str | Path) -> tuple[str, ...]:
 
 def started(kind: str, out: Path) -> Path:
     """The shipped model, choosing among candidates as the games do."""
-    model, path = load_model(KNOWN[kind][1]), out / f"{kind}-start.pt"
-    sampling = asdict(DBMSampling(**_game()["sampling"]))
-    save_model(replace(model, hyperparameters={**model.hyperparameters, "sampling": sampling}), path)
-    return path
+    return with_sampling(KNOWN[kind][1], DBMSampling(**_game()["sampling"]), out / f"{kind}-start.pt")
 
 
 def _game() -> dict:

@@ -15,7 +15,7 @@ import torch
 from openmm_backmap.chemistry import Target
 from openmm_backmap.environments.local import BeadSurroundings, TargetTables, Vocabulary, nearby_table
 from openmm_backmap.environments.voxel_channels import Channels, pair_masks, type_masks
-from openmm_backmap.geometry.tables import padded_table
+from openmm_backmap.geometry.tables import neighbour_table
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ def _mask_tables(target: Target, channels: Channels, atoms: np.ndarray, column: 
 
 
 def _adjacent(target: Target) -> np.ndarray:
-    i, j = np.concatenate([target.bead_bonds, target.bead_bonds[:, ::-1]]).T
-    return np.c_[np.arange(target.n_beads), padded_table(i, j, target.n_beads)[0]]
+    return np.c_[np.arange(target.n_beads), neighbour_table(target.n_beads, target.bead_bonds)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openmm_backmap.geometry.tables import padded_table
+from openmm_backmap.geometry.tables import neighbour_table
 
 _BLOCK = 4_000_000
 
@@ -102,8 +102,7 @@ class WeightedSums:
 
 def bonds_apart(n: int, bonds: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of ``n`` atoms up to ``max_distance`` bonds apart: row, column, distance; sorted, self left out."""
-    i, j = np.concatenate([bonds, bonds[:, ::-1]]).T
-    table, _ = padded_table(i, j, n)
+    table = neighbour_table(n, bonds)
     before, front = np.empty(0, dtype=np.int64), np.arange(n) * (n + 1)
     keys, distances = [before], [np.empty(0, dtype=np.int8)]
     for step in range(1, max_distance + 1):

@@ -19,6 +19,12 @@ def padded_table(row: np.ndarray, value: np.ndarray, n_rows: int) -> tuple[np.nd
     return table, column
 
 
+def neighbour_table(n: int, bonds: np.ndarray) -> np.ndarray:
+    """For each of ``n`` nodes those that ``bonds`` (n_bonds, 2) tie it to, as a table (n, most, at least 1)."""
+    i, j = np.concatenate([bonds, bonds[:, ::-1]]).T
+    return padded_table(i, j, n)[0]
+
+
 def neighbour_lists(n: int, bonds: np.ndarray) -> list[list[int]]:
     """For each of ``n`` nodes those that ``bonds`` (n_bonds, 2) tie it to."""
     lists: list[list[int]] = [[] for _ in range(n)]

@@ -125,9 +125,11 @@ class Refiner:
         """Context of the refinement system with the beads restrained to ``beads``; forces are numbered by group. Where
         nothing is to be moved, of the force field alone."""
         if self._context is None:
-            settings = self.settings
-            system, self._restraints = (energy_system(self.target, box), None) if settings.mode == "none" else \
-                refinement_system(self.target, box, beads, settings.restraint_k, settings.timestep_ps)
+            if self.settings.mode == "none":
+                system = energy_system(self.target, box)
+            else:
+                system, self._restraints = refinement_system(self.target, box, beads, self.settings.restraint_k,
+                                                             self.settings.timestep_ps)
             self.constraints = constrained_bonds(self.target, system)
             self._context = self._new_context(system)
         if box is not None:

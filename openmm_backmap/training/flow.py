@@ -13,7 +13,7 @@ from openmm_backmap.environments.local import BeadSurroundings, Environment, Tar
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.flow.generator import BaseDistribution, FlowGenerator
 from openmm_backmap.generators.flow.network import SCALE, FlowHyperparameters, FlowNetwork
-from openmm_backmap.geometry.tables import padded_table
+from openmm_backmap.geometry.tables import neighbour_table
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset, with_settled_labels
 from openmm_backmap.training.loop import NetworkTrainer
@@ -136,9 +136,9 @@ class _Batches:
 
 def bead_weights(target: Target, rare: float) -> np.ndarray:
     """(n_beads,) how often beads are drawn, in proportion: :attr:`FlowTraining.rare`."""
-    kind = np.unique(np.c_[target.bead_type, np.bincount(target.bead_of_atom)], axis=0, return_inverse=True)[1].ravel()
-    i, j = np.concatenate([target.bead_bonds, target.bead_bonds[:, ::-1]]).T
-    around = padded_table(i, j, target.n_beads)[0]
+    n_atoms = np.bincount(target.bead_of_atom, minlength=target.n_beads)
+    kind = np.unique(np.c_[target.bead_type, n_atoms], axis=0, return_inverse=True)[1].ravel()
+    around = neighbour_table(target.n_beads, target.bead_bonds)
     for _ in range(2):
         nearby = np.sort(np.where(around >= 0, kind[around], -1), axis=1)
         kind, count = np.unique(np.c_[kind, nearby], axis=0, return_inverse=True, return_counts=True)[1:]
