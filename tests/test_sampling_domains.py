@@ -12,8 +12,9 @@ from openmm_backmap.environments.local import Vocabulary
 from openmm_backmap.generators.flow import BaseDistribution, FlowGenerator, FlowNetwork, FlowSampling
 from openmm_backmap.geometry.checks import inverted_centres, ring_planarity, rings
 from openmm_backmap.sampling import domains
-from openmm_backmap.sampling.domains import HALO_NM, Division, in_turn
-from openmm_backmap.sampling.sweeps import SweepSettings, faulty_beads
+from openmm_backmap.sampling.domains import Division, in_turn
+from openmm_backmap.sampling.faults import HALO_NM, Nearby, faulty_beads
+from openmm_backmap.sampling.sweeps import SweepSettings
 
 N_COPIES = (4, 1, 1)
 
@@ -129,3 +130,14 @@ def test_workers_divide_what_is_small():
     workers = Here()
     x = generator().generate(target, beads, box, rng=np.random.default_rng(4), workers=workers)[0]
     assert x == pytest.approx(whole(), abs=2e-6) and len(workers.asked) == 3
+
+
+@pytest.mark.parametrize("box_name", ["box", "triclinic"])
+def test_a_look_around_moved_beads_finds_the_faults_that_are_there(box_name):
+    target, x, beads, box = melt(box_name)
+    every, nearby = faulty_beads(target, x, box), Nearby(target, beads, box)
+    for bead in every.tolist()[:6]:
+        around = nearby.of(np.array([bead]))
+        assert len(nearby.of(around)) < target.n_beads
+        assert bead in (found := nearby.faulty(x, np.array([bead])))
+        assert np.array_equal(found, np.intersect1d(every, around))

@@ -11,27 +11,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from openmm_backmap.chemistry.parts import part_of
-from openmm_backmap.chemistry.target import NONE, Target
+from openmm_backmap.chemistry.target import Target
 from openmm_backmap.environments.local import bead_neighbours
-from openmm_backmap.geometry.checks import near_pairs
 from openmm_backmap.geometry.periodic import wrap
+from openmm_backmap.sampling.faults import Nearby
 from openmm_backmap.sampling.sweeps import Drawing, SweepSettings, fresh_key, sweep
 
 #: beads of a domain, without its halo
 DOMAIN_BEADS = 10_000
-#: more than an environment reaches; a fault whose atoms lie within 0.5 nm of their beads is seen whole
-HALO_NM = 1.3
 #: beads that are too few to divide further
 _FEWEST = 20
-#: bonds along which an environment, or half a ring, reaches
-_PATH_BONDS = 5
 #: parts that stay ready
 _READY = 16
 
@@ -118,7 +113,8 @@ class Division:
     def __init__(self, target: Target, beads: np.ndarray, box: np.ndarray | None, n: int):
         self.target, self.beads, self.box = target, beads, box
         self.own = [np.sort(own) for own in _blocks(wrap(beads, box), np.arange(len(beads)), n)]
-        self.near = [self._with_halo(own) for own in self.own]
+        self.nearby = Nearby(target, beads, box)
+        self.near = [self.nearby.of(own) for own in self.own]
         self.domain_of_bead = np.empty(target.n_beads, dtype=np.int64)
         for k, own in enumerate(self.own):
             self.domain_of_bead[own] = k
@@ -130,23 +126,6 @@ class Division:
         """Domain ``k``."""
         target, _ = part_of(self.target, self.near[k])
         return Part(target, self.beads[self.near[k]], self.box, self.near[k], self.domain_of_bead[self.near[k]] == k)
-
-    def _with_halo(self, own: np.ndarray) -> np.ndarray:
-        seen = np.zeros(self.target.n_beads, dtype=bool)
-        seen[own] = True
-        for _ in range(_PATH_BONDS):
-            i, j = self._joined
-            seen[j[seen[i]]] = True
-        seen[near_pairs(self.beads[own], self.beads, self.box, HALO_NM)[1]] = True
-        frame = self.target.bead_frame[own]
-        seen[frame[frame != NONE]] = True
-        return np.flatnonzero(seen)
-
-    @cached_property
-    def _joined(self) -> tuple[np.ndarray, np.ndarray]:
-        """Beads that a bond joins, each pair both ways."""
-        i, j = np.unique(self.target.bead_of_atom[self.target.bonds], axis=0).T
-        return np.r_[i, j], np.r_[j, i]
 
 
 def _blocks(points: np.ndarray, index: np.ndarray, n: int) -> list[np.ndarray]:
@@ -235,7 +214,9 @@ class _Divided:
     def _positions(self, k: int) -> np.ndarray:
         return self.positions[atoms_of(self.target, self.division.near[k])]
 
-    def faulty(self) -> np.ndarray:
+    def faulty(self, moved: np.ndarray | None = None) -> np.ndarray:
+        if moved is not None:
+            return self.division.nearby.faulty(self.positions.astype(float), moved)
         tasks = [(k, Check(self._positions(k))) for k in range(len(self.division))]
         found = zip(self.division.near, self.spread(tasks), strict=True)
         return np.sort(np.concatenate([near[beads] for near, beads in found]))

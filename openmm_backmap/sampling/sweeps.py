@@ -16,15 +16,8 @@ import numpy as np
 import torch
 
 from openmm_backmap.environments.local import BeadSurroundings, Environment
-from openmm_backmap.geometry.checks import (
-    FOLDED_NM,
-    close_contacts,
-    inverted_centres,
-    pierced_rings,
-    ring_planarity,
-    rings,
-)
 from openmm_backmap.sampling.colouring import colour_beads
+from openmm_backmap.sampling.faults import Nearby
 from openmm_backmap.sampling.noise import normals
 
 #: standard normal numbers (B, n) of a batch of beads, for a number n
@@ -63,8 +56,8 @@ class Melt(Protocol):
     def draw_beads(self, beads: np.ndarray, visit: int) -> None:
         """Draw ``beads``, that do not see each other, with the noise of their ``visit``-th draw."""
 
-    def faulty(self) -> np.ndarray:
-        """Beads to be drawn again."""
+    def faulty(self, moved: np.ndarray | None = None) -> np.ndarray:
+        """Beads to be drawn again; where only ``moved`` beads may be wrong, only what is near them is looked at."""
 
 
 def sample_beads(around: BeadSurroundings, box, draw: Draw, settings: SweepSettings, rng: np.random.Generator,
@@ -117,6 +110,7 @@ class Drawing:
     def __init__(self, around: BeadSurroundings, box, draw: Draw, batch: int, key: int = 0):
         self.around, self.box, self.draw, self.batch, self.key = around, box, draw, batch, key
         self.target = around.tables.target
+        self._nearby = Nearby(self.target, around.centre.cpu().numpy().astype(float), box)
         self.positions = around.centre[around.tables.bead_of_atom].clone()
         self.placed = torch.zeros(self.target.n_beads, dtype=torch.bool, device=self.positions.device)
 
@@ -144,18 +138,20 @@ class Drawing:
         there = atoms >= 0
         return atoms[there], around.to_global(bead, local)[there]
 
-    def faulty(self) -> np.ndarray:
-        return faulty_beads(self.target, self.positions.cpu().numpy().astype(float), self.box)
+    def faulty(self, moved: np.ndarray | None = None) -> np.ndarray:
+        return self._nearby.faulty(self.positions.cpu().numpy().astype(float), moved)
 
 
-def redraw_faulty(faulty: Callable[[], np.ndarray], colours: Callable[[], np.ndarray],
+def redraw_faulty(faulty: Callable[[np.ndarray | None], np.ndarray], colours: Callable[[], np.ndarray],
                   draw: Callable[[np.ndarray], None], max_redraws: int, progress=None) -> None:
-    """Draw faulty beads again, colour by colour, until ``faulty()`` finds none or ``max_redraws`` rounds are over.
+    """Draw faulty beads again, colour by colour, until ``faulty`` finds none or ``max_redraws`` rounds are over.
 
-    ``colours()`` gives a colour (n_beads,) to each bead, anew in each round; ``draw`` takes beads of one colour.
+    ``faulty`` is told which beads alone may be wrong, None for all; ``colours()`` gives a colour (n_beads,) to each
+    bead, anew in each round; ``draw`` takes beads of one colour.
     """
+    beads = None
     for k in range(max_redraws):
-        beads = faulty()
+        beads = faulty(beads)
         if progress:
             progress("redrawing faulty beads", k, max_redraws)
         if not len(beads):
@@ -165,18 +161,6 @@ def redraw_faulty(faulty: Callable[[], np.ndarray], colours: Callable[[], np.nda
             draw(beads[colour[beads] == c])
     if progress:
         progress("redrawing faulty beads", max_redraws, max_redraws)
-
-
-def faulty_beads(target, x: np.ndarray, box) -> np.ndarray:
-    """Beads that own an atom of an inverted centre, a pierced or folded ring or a close contact.
-
-    ``x`` (n_atoms, 3), nm, whole molecules; ``box`` (3, 3) or None.
-    """
-    ring, bond = pierced_rings(target, x, box).T
-    folded = np.flatnonzero(ring_planarity(target, x) > FOLDED_NM)
-    atoms = [target.stereo[inverted_centres(target, x)].ravel(), close_contacts(target, x, box).ravel(),
-             target.bonds[bond].ravel(), *(rings(target)[k] for k in (*ring, *folded))]
-    return np.unique(target.bead_of_atom[np.concatenate(atoms).astype(int)])
 
 
 def _batches(beads: np.ndarray, size: int) -> list[np.ndarray]:

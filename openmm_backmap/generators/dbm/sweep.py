@@ -18,7 +18,8 @@ from openmm_backmap.generators.dbm.energies import BeadEnergies, Placement, pick
 from openmm_backmap.generators.dbm.network import DBMNetwork
 from openmm_backmap.generators.dbm.placing import Scene, place
 from openmm_backmap.sampling.colouring import colour_beads
-from openmm_backmap.sampling.sweeps import SweepSettings, faulty_beads, redraw_faulty
+from openmm_backmap.sampling.faults import Nearby
+from openmm_backmap.sampling.sweeps import SweepSettings, redraw_faulty
 
 SELECTIONS = ("lowest", "boltzmann", "first")
 
@@ -156,7 +157,8 @@ class DBMSweep:
             self.draw(beads, light=False, gibbs=False)
             self.draw(beads, light=True, gibbs=False)
 
+        nearby = Nearby(self.target, self.around.centre.cpu().numpy().astype(float), self.box)
         redraw_faulty(
-            lambda: faulty_beads(self.target, self.positions.cpu().numpy().astype(float), self.box),
+            lambda moved: nearby.faulty(self.positions.cpu().numpy().astype(float), moved),
             lambda: colour_beads(self.neighbour, self.distance, self.sweeps.reach_nm, self.rng),
             again, self.sweeps.max_redraws, progress)
