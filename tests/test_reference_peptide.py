@@ -16,6 +16,7 @@ from openmm_backmap.io.atomistic import open_atoms
 from openmm_backmap.io.readers import open_cg
 from openmm_backmap.reference import exchange, peptide
 from openmm_backmap.reference.exchange import ExchangeSettings, run_exchange, sampled_start
+from openmm_backmap.reference.hairpins import HAIRPINS, backbone_pairs, bonds_kept, drawn_together
 from openmm_backmap.reference.peptide import RECIPES, grown_peptide, peptide_recipe, run_peptide
 from openmm_backmap.reference.solution import add_water, explicit_system, implicit_system
 from openmm_backmap.reference.stages import defects, peptide_torsions
@@ -67,6 +68,32 @@ def test_a_cis_peptide_bond_is_seen(grown):
     relative = x[after] - x[n]
     turned[after] = x[n] + 2 * np.outer(relative @ axis, axis) - relative
     assert "1 cis peptide bonds" in defects(target, turned, None)
+
+
+@pytest.mark.parametrize("grown", ["chignolin"], indirect=True)
+@pytest.mark.parametrize("state", HAIRPINS["chignolin"])
+def test_strands_are_drawn_together_and_let_go(grown, state):
+    from openmm import Context, VerletIntegrator, unit
+
+    target, x = grown
+    pairs = backbone_pairs(target, HAIRPINS["chignolin"][state])
+    assert {(target.atom_names[n], target.atom_names[o]) for n, o in pairs} == {("N", "O")}
+    context = Context(drawn_together(target, pairs), VerletIntegrator(0.001))
+    context.setPositions(x)
+    energy = {}
+    for pull in (0.0, 500.0):
+        context.setParameter("pull", pull)
+        energy[pull] = context.getState(energy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+    length = np.linalg.norm(x[pairs[:, 0]] - x[pairs[:, 1]], axis=1)
+    assert length.max() > 0.5
+    assert energy[500.0] - energy[0.0] == pytest.approx(500 * (np.maximum(0, length - 0.31) ** 2).sum(), rel=1e-3)
+
+
+def test_hydrogen_bonds_count_where_most_are_there():
+    pairs = np.array([[0, 1], [2, 3], [4, 5]])
+    x = np.zeros((2, 6, 3))
+    x[0, 1::2, 0], x[1, 1::2, 0] = [0.3, 0.35, 0.5], [0.3, 0.45, 0.5]
+    assert bonds_kept(x, pairs).tolist() == [True, False]
 
 
 def test_water_is_put_around_a_peptide():

@@ -18,6 +18,7 @@ from openmm_backmap.chemistry import Target, build_target, load_chemistry
 from openmm_backmap.errors import InputError, MissingDependencyError, RefinementError
 from openmm_backmap.io.readers import open_cg
 from openmm_backmap.io.writers import write_structure
+from openmm_backmap.reference.hairpins import HAIRPINS, hairpin
 from openmm_backmap.reference.peptide import RECIPES, grown_peptide, hydrogen_mass, molecule_and_forces
 from openmm_backmap.reference.recording import Recording
 from openmm_backmap.reference.solution import implicit_system
@@ -114,13 +115,17 @@ class _ExchangeRun:
         self.rng = np.random.default_rng(settings.seed)
 
     def equilibrated(self) -> None:
-        """Replicas grown one by one, each at its temperature."""
+        """Replicas, each at its temperature: hairpins and grown ones in turn."""
         file, found = self.out / "equilibrated.npz", []
         if file.exists():
             return
+        hairpins = [hairpin(self.target, bonds, self.temperatures[0], self.rng, self.platform, self.progress)
+                    for bonds in HAIRPINS.get(self.settings.chemistry, {}).values()]
         for k, temperature in enumerate(self.temperatures):
             self.progress("starting replicas", k, len(self.temperatures))
-            positions = grown_peptide(self.target, self.rng, self.platform, lambda *_: None)
+            kind = k % (len(hairpins) + 1)
+            positions = hairpins[kind] if kind < len(hairpins) else \
+                grown_peptide(self.target, self.rng, self.platform, lambda *_: None)
             simulation = self._simulation(temperature)
             simulation.context.setPositions(positions)
             simulation.context.setVelocitiesToTemperature(temperature, int(self.rng.integers(2**31)))
