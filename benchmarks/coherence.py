@@ -3,8 +3,8 @@
     python benchmarks/coherence.py runs/adp/run_2 --chemistry adp --model adp --independent runs/adp/run_1 \
         --other library=runs/library.pt
 
-The held-out run is cut into segments whose beads are backmapped side by side: by the model, by the same model without
-the frame before, and by ``--other`` models. Each trajectory is judged against the run by
+Held-out runs are cut into segments whose beads are backmapped side by side: by the model, by the same model without
+the frame before, and by ``--other`` models. Each trajectory is judged against the runs by
 :mod:`openmm_backmap.analysis.kinetics`, and the time it took is told. Makes ``docs/coherence-CHEMISTRY.md`` with its
 figures. CG trajectories of other origin (``--cg``) are backmapped by the model and judged with their clock normalised.
 """
@@ -54,45 +54,46 @@ class WithoutPast:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--chemistry", required=True)
 @click.option("--model", required=True, help="Coherent model, judged with and without the frame before.")
 @click.option("--other", "others", multiple=True, metavar="LABEL=MODEL", help="Models to compare with.")
-@click.option("--independent", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Another run of the same dynamics.")
+@click.option("--independent", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Another run of the same dynamics; may be given again.")
 @click.option("--cg", multiple=True, metavar="FILE", help="Trajectories of a CG model; files, folders or patterns.")
 @click.option("--cg-topology", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--segments", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--segments", type=click.IntRange(1), default=100, show_default=True, help="Of each run.")
 @click.option("--processes", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--cells", type=click.IntRange(2), default=100, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="runs/coherence", show_default=True)
 @click.option("--docs", type=click.Path(path_type=Path, file_okay=False), default=DOCS, show_default=True)
-def main(run: Path, chemistry: str, model: str, others: tuple[str, ...], independent: Path | None,
+def main(runs: tuple[Path, ...], chemistry: str, model: str, others: tuple[str, ...], independent: tuple[Path, ...],
          cg: tuple[str, ...], cg_topology: Path | None, segments: int, processes: int, cells: int, seed: int, out: Path,
          docs: Path) -> None:
     """Backmap, judge and tell."""
-    settings = {"chemistry": chemistry, "topology": run / "topology.pdb", "n_processes": processes, "n_cells": cells,
-                "independent": [independent / "trajectory.xtc"] if independent else []}
+    trajectories = lambda folders: [folder / "trajectory.xtc" for folder in folders]  # noqa: E731
+    settings = {"chemistry": chemistry, "topology": runs[0] / "topology.pdb", "n_processes": processes,
+                "n_cells": cells, "independent": trajectories(independent)}
     try:
-        beads = cut(run, chemistry, segments)
+        beads = [segment for run in runs for segment in cut(run, chemistry, segments)]
         methods = {model: (model, True), f"{model}, no past": (model, False),
                    **{label: (path, True) for label, _, path in (other.partition("=") for other in others)}}
         made, speeds = {}, {}
         for label, (path, remembers) in methods.items():
             made[label], speeds[label] = backmapped(label, path, remembers, beads, seed, out / HELD_OUT)
         with Bars() as bars:
-            found = {HELD_OUT: judge_trajectories([run / "trajectory.xtc"], made, out=out / HELD_OUT / "report",
+            found = {HELD_OUT: judge_trajectories(trajectories(runs), made, out=out / HELD_OUT / "report",
                                                   progress=bars, **settings)}
             if cg:
                 walks = [mdtraj.load(str(file), top=str(cg_topology)) for file in find_files(cg)]
                 label = f"{model} on CG runs"
                 files, speeds[label] = backmapped(label, model, True, walks, seed, out / CG)
-                found[CG] = judge_trajectories([run / "trajectory.xtc"], {label: files}, out=out / CG / "report",
+                found[CG] = judge_trajectories(trajectories(runs), {label: files}, out=out / CG / "report",
                                                progress=bars, normalise=[label], **settings)
     except BackmapError as error:
         raise click.ClickException(str(error)) from None
-    write_page(found, speeds, chemistry, segments, out, docs)
+    write_page(found, speeds, chemistry, len(beads), out, docs)
     click.echo(f"{docs / page_name(chemistry)} written")
 
 
@@ -157,7 +158,7 @@ def write_page(found: dict[str, Judgement], speeds: dict[str, float], chemistry:
     held_out = found[HELD_OUT]
     lines = [
         f"# Trajectories of {chemistry}, backmapped", "",
-        f"Beads of a run that no model was trained on ({held_out.reference.measured.n_frames:,} frames, "
+        f"Beads of dynamics that no model was trained on ({held_out.reference.measured.n_frames:,} frames, "
         f"{held_out.spacing:g} {held_out.time_unit} apart, cut into {segments} segments that are backmapped side by "
         "side), by models that are told the frame before and by others. How each number is found: "
         "[kinetics.md](kinetics.md). Divergences are in bits; the first row is the sampling floor.", "",

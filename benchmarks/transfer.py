@@ -50,8 +50,10 @@ from openmm_backmap.training.train import train_from_files
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PRIORS = ("none", "min", "match")
-#: what the model saw in training, and the shipped model to begin with
-KNOWN = {"specific": (("sps",), "dbm-sps"), "transferred": (("octane", "cumene"), "dbm-transfer")}
+#: the shipped model by what it saw in training
+START = {"specific": "dbm-sps", "transferred": "dbm-transfer", "all three": "dbm-all"}
+#: what those see that play the game
+GAMES = {"specific": ("sps",), "transferred": ("octane", "cumene")}
 _HELD = 2
 COLOURS = ("#9a9a9a", "#2f6db3", "#d9822b", "#3a9a5b")
 
@@ -72,8 +74,8 @@ def main(data: Path, reference: tuple[str, ...], held_out: tuple[str, ...], cg: 
     """Train, judge and compare models by what they have seen and by their prior."""
     out.mkdir(parents=True, exist_ok=True)
     try:
-        methods = [Method(f"{kind}, start", apply(started(kind, out))) for kind in KNOWN]
-        for kind in KNOWN:
+        methods = [Method(f"{kind}, start", apply(started(kind, out))) for kind in START]
+        for kind in GAMES:
             methods += [Method(f"{kind}, {prior}", apply(trained(kind, prior, data, out))) for prior in PRIORS]
         for method in methods:
             timed(method, cg, seed, out)
@@ -90,7 +92,7 @@ def apply(model: str | Path) -> tuple[str, ...]:
 
 def started(kind: str, out: Path) -> Path:
     """The shipped model, choosing among candidates as the games do."""
-    return with_sampling(KNOWN[kind][1], DBMSampling(**_game()["sampling"]), out / f"{kind}-start.pt")
+    return with_sampling(START[kind], DBMSampling(**_game()["sampling"]), out / f"{kind.replace(' ', '-')}-start.pt")
 
 
 def _game() -> dict:
@@ -99,7 +101,7 @@ def _game() -> dict:
 
 def trained(kind: str, prior: str, data: Path, out: Path) -> Path:
     """The model that begins with the shipped one and plays the game with ``prior``; trained where it is not there."""
-    chemistries, start = KNOWN[kind]
+    chemistries, start = GAMES[kind], START[kind]
     model, settings = out / f"{kind}-{prior}.pt", out / f"{kind}-{prior}.json"
     if model.exists():
         return model
@@ -121,10 +123,11 @@ def write_page(judged: list[Judged], docs: Path, n_reference: int) -> None:
     lines = [
         "# Chemical transfer and priors", "",
         "Polystyrene from `dbm` models that were trained on it (*specific*), and on liquid octane and cumene alone "
-        "(*transferred*): as their warm start left them (*start*: the shipped `dbm-sps` and `dbm-transfer`), and after "
-        "the same short adversarial game with no prior, with energies lowered (`min`) and with those of the reference "
-        f"met (`match`). Drawn, not refined. {n_reference} reference structures; {date.today().isoformat()}, "
-        f"openmm_backmap {__version__}, {this_machine()['processor']}. Command:", "",
+        "(*transferred*): as their warm start left them (*start*: the shipped `dbm-sps` and `dbm-transfer`; `dbm-all` "
+        "learned from all three), and after the same short adversarial game with no prior, with energies lowered "
+        "(`min`) and with those of the reference met (`match`). Drawn, not refined. "
+        f"{n_reference} reference structures; {date.today().isoformat()}, openmm_backmap {__version__}, "
+        f"{this_machine()['processor']}. Command:", "",
         "```", f"python {shlex.join(['benchmarks/transfer.py', *sys.argv[1:]])}", "```", "",
         "Settings of the game: [transfer.yaml](../benchmarks/transfer.yaml). All keep the lowest of four candidates,",
         "also the models of the start, whose own choice may be another.", "",
@@ -144,7 +147,7 @@ def by_prior(judged: list[Judged], kind: str) -> dict[str, dict[str, float]]:
 def winners(judged: list[Judged]) -> list[str]:
     """For each divergence the priors from the best to the worst."""
     lines = []
-    for kind in KNOWN:
+    for kind in GAMES:
         games = by_prior(judged, kind)
         for title in (*KINDS.values(), "C-C-C", "LJ energy", "g(r)"):
             order = sorted(PRIORS, key=lambda prior: games[prior][title])
@@ -176,7 +179,7 @@ def figure(judged: list[Judged]):
     titles = (*KINDS.values(), "C-C-C", "g(r)")
     drawn = page.figure(9, 3.4)
     axes = drawn.subplots(1, 2, sharey=True)
-    for ax, kind in zip(axes, KNOWN):
+    for ax, kind in zip(axes, GAMES):
         rows = [j for j in judged if j.label.startswith(kind)]
         for k, one in enumerate(rows):
             values = quantities(one)
