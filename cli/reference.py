@@ -47,7 +47,7 @@ def reference(chemistry: str, out: Path, **options: Any) -> None:
     A run that was interrupted goes on where it was when the same command is given again. Recipes: sps is a melt of 12
     chains of 10 monomers, octane and cumene of 80 molecules, tmbt of 64. adp is a peptide in solution, 200 ns with a
     frame every 1 ps. chignolin folds: replica exchange (100 ns, six replicas) finds its states, and runs of 100 ns,
-    with a frame every 10 ps, start from structures found.
+    with a frame every 10 ps, start in turn from structures found, from its two hairpins, and grown at random.
 
     \b
     Examples:

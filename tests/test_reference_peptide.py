@@ -76,9 +76,10 @@ def test_strands_are_drawn_together_and_let_go(grown, state):
     from openmm import Context, VerletIntegrator, unit
 
     target, x = grown
-    pairs = backbone_pairs(target, HAIRPINS["chignolin"][state])
+    hairpin = HAIRPINS["chignolin"][state]
+    pairs = backbone_pairs(target, hairpin.bonds)
     assert {(target.atom_names[n], target.atom_names[o]) for n, o in pairs} == {("N", "O")}
-    context = Context(drawn_together(target, pairs), VerletIntegrator(0.001))
+    context = Context(drawn_together(target, hairpin), VerletIntegrator(0.001))
     context.setPositions(x)
     energy = {}
     for pull in (0.0, 500.0):
@@ -86,7 +87,19 @@ def test_strands_are_drawn_together_and_let_go(grown, state):
         energy[pull] = context.getState(energy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
     length = np.linalg.norm(x[pairs[:, 0]] - x[pairs[:, 1]], axis=1)
     assert length.max() > 0.5
-    assert energy[500.0] - energy[0.0] == pytest.approx(500 * (np.maximum(0, length - 0.31) ** 2).sum(), rel=1e-3)
+    far = (np.maximum(0, length - 0.31) ** 2).sum() + 0.2 * sum(
+        1 - np.cos(np.radians(angle - wanted)) for angle, wanted in turn_angles(target, x, hairpin.turn))
+    assert energy[500.0] - energy[0.0] == pytest.approx(500 * far, rel=1e-3)
+
+
+def turn_angles(target, x, turn):
+    """Pairs of an angle, measured by another library, and what it should be."""
+    import mdtraj
+
+    frame = mdtraj.Trajectory(x, mdtraj.Topology.from_openmm(target.topology))
+    phi, psi = (np.degrees(measure(frame)[1][0]) for measure in (mdtraj.compute_phi, mdtraj.compute_psi))
+    # The first residue has no phi.
+    return [pair for residue, *wanted in turn for pair in zip((phi[residue - 1], psi[residue]), wanted)]
 
 
 def test_hydrogen_bonds_count_where_most_are_there():
@@ -214,11 +227,24 @@ def test_replicas_are_exchanged_and_structures_kept(exchanged):
 
 def test_runs_start_from_structures_of_the_second_half(exchanged, tmp_path):
     out, settings = exchanged
-    start = sampled_start(out, 7)
+    start = sampled_start(out, 8)
     frames = [f.positions for f in open_cg(out / "samples.xtc", out / "topology.pdb").frames()]
     assert any(np.array_equal(start, x) for x in frames[6:])
     run_peptide(replace(SHORT, n_snapshots=1), tmp_path, start=start)
     assert len(read(tmp_path)[0]) == 1
+
+
+def test_or_from_hairpins_or_are_grown_in_turn(exchanged, tmp_path):
+    out, _ = exchanged
+    assert sampled_start(out, 7) is None
+    for file in ("samples.xtc", "topology.pdb"):
+        (tmp_path / file).symlink_to(out / file)
+    hairpins = np.random.default_rng(1).normal(size=(2, 22, 3))
+    np.savez(tmp_path / "hairpins.npz", positions=hairpins)
+    starts = [sampled_start(tmp_path, seed) for seed in range(8)]
+    assert [k for k, x in enumerate(starts) if x is None] == [3, 7]
+    assert all(np.array_equal(starts[k], hairpins[k % 4 - 1]) for k in (1, 2, 5, 6))
+    assert np.array_equal(starts[4], sampled_start(out, 4))
 
 
 def test_a_temperature_above_the_ladder_is_refused(tmp_path):

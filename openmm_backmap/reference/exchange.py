@@ -18,13 +18,14 @@ from openmm_backmap.chemistry import Target, build_target, load_chemistry
 from openmm_backmap.errors import InputError, MissingDependencyError, RefinementError
 from openmm_backmap.io.readers import open_cg
 from openmm_backmap.io.writers import write_structure
-from openmm_backmap.reference.hairpins import HAIRPINS, hairpin
+from openmm_backmap.reference.hairpins import HAIRPINS, folded
 from openmm_backmap.reference.peptide import RECIPES, grown_peptide, hydrogen_mass, molecule_and_forces
 from openmm_backmap.reference.recording import Recording
 from openmm_backmap.reference.solution import implicit_system
 from openmm_backmap.reference.stages import Progress, claim, defects, dynamics, save, snapshot
 
 SAMPLES = "samples.xtc"
+_HAIRPINS = "hairpins.npz"
 _KEEP_EVERY_S = 60.0
 
 
@@ -95,8 +96,15 @@ def run_exchange(settings: ExchangeSettings, out: Path, platform=None, progress:
         raise RefinementError(f"{out}: dynamics failed ({str(error).split('.')[0]}); try another seed") from error
 
 
-def sampled_start(folder: Path, seed: int) -> np.ndarray:
-    """Positions (n_atoms, 3), nm, of a structure of :func:`run_exchange`, drawn from the second half of them."""
+def sampled_start(folder: Path, seed: int) -> np.ndarray | None:
+    """Where a run of ``seed`` starts: in turn a structure of :func:`run_exchange`, drawn from the second half of them,
+    one of its hairpins, and None, which is grown anew; positions (n_atoms, 3), nm.
+    """
+    with np.load(folder / _HAIRPINS) as data:
+        hairpins = data["positions"]
+    kind = seed % (len(hairpins) + 2)
+    if kind:
+        return hairpins[kind - 1] if kind <= len(hairpins) else None
     source = open_cg(folder / SAMPLES, folder / "topology.pdb")
     k = int(np.random.default_rng([seed, 3]).integers(source.n_frames // 2, source.n_frames))
     return next(source.frames(k)).positions
@@ -114,13 +122,23 @@ class _ExchangeRun:
         self.temperatures = np.geomspace(lowest, settings.highest_K, settings.n_replicas)
         self.rng = np.random.default_rng(settings.seed)
 
+    def hairpins(self) -> np.ndarray:
+        """Positions (n, n_atoms, 3), nm, of the folds that the peptide has."""
+        file = self.out / _HAIRPINS
+        if not file.exists():
+            rng, folds = np.random.default_rng([self.settings.seed, 4]), HAIRPINS.get(self.settings.chemistry, {})
+            found = [folded(self.target, fold, self.temperatures[0], rng, self.platform, self.progress)
+                     for fold in folds.values()]
+            save(file, positions=np.reshape(found, (-1, self.target.n_atoms, 3)))
+        with np.load(file) as data:
+            return data["positions"]
+
     def equilibrated(self) -> None:
         """Replicas, each at its temperature: hairpins and grown ones in turn."""
         file, found = self.out / "equilibrated.npz", []
         if file.exists():
             return
-        hairpins = [hairpin(self.target, bonds, self.temperatures[0], self.rng, self.platform, self.progress)
-                    for bonds in HAIRPINS.get(self.settings.chemistry, {}).values()]
+        hairpins = self.hairpins()
         for k, temperature in enumerate(self.temperatures):
             self.progress("starting replicas", k, len(self.temperatures))
             kind = k % (len(hairpins) + 1)

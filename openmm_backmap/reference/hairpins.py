@@ -6,6 +6,8 @@ replica exchange has to find their shares alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from openmm_backmap.chemistry import Target
@@ -14,26 +16,47 @@ from openmm_backmap.reference.peptide import grown_peptide, hydrogen_mass
 from openmm_backmap.reference.solution import implicit_system
 from openmm_backmap.reference.stages import Progress, defects, dynamics, snapshot
 
-#: Hydrogen bonds of the backbone, N of one residue to O of another, residues from 0. Chignolin: Asp3 faces Thr8 in the
-#: native hairpin (Honda et al., J. Am. Chem. Soc. 130, 15327 (2008)) and Gly7 in the misfolded one, one residue out of
-#: register (Satoh, Shimizu, Nakamura and Terada, FEBS Lett. 580, 3422 (2006)).
-HAIRPINS = {"chignolin": {"folded": ((2, 7), (6, 2), (0, 9), (9, 0)), "misfolded": ((2, 6), (6, 2), (0, 8), (8, 0))}}
+
+@dataclass(frozen=True)
+class Hairpin:
+    """A fold, residues counted from 0.
+
+    Attributes
+    ----------
+    bonds : tuple of (int, int)
+        Hydrogen bonds of the backbone: N of the first residue, O of the second.
+    turn : tuple of (int, float, float)
+        phi and psi, degrees, of residues between the strands.
+    """
+
+    bonds: tuple[tuple[int, int], ...]
+    turn: tuple[tuple[int, float, float], ...] = ()
+
+
+#: Chignolin: Asp3 faces Thr8 in the native hairpin, whose loop is a turn of type I with a bulge at Gly7 (Honda,
+#: Yamasaki, Sawada and Morii, Structure 12, 1507 (2004)), and Gly7 in the misfolded one, one residue out of register
+#: (Satoh, Shimizu, Nakamura and Terada, FEBS Lett. 580, 3422 (2006)).
+HAIRPINS = {"chignolin": {
+    "folded": Hairpin(((2, 7), (6, 2), (0, 9), (9, 0)), ((3, -60, -30), (4, -60, -30), (5, -90, 0), (6, 85, 10))),
+    "misfolded": Hairpin(((2, 6), (6, 2), (0, 8), (8, 0)))}}
 BOND_NM, KEPT_NM = 0.31, 0.4
 _PULL = 500.0
+#: how stiff torsions are next to bonds
+_TURN_NM2 = 0.2
 _HOT_K = 500.0
 _STEP_PS = 0.004
 _TRIES = 10
 
 
-def hairpin(target: Target, bonds: tuple[tuple[int, int], ...], temperature: float, rng: np.random.Generator, platform,
-            progress: Progress, pull_ps: float = 30.0, release_ps: float = 10.0) -> np.ndarray:
+def folded(target: Target, hairpin: Hairpin, temperature: float, rng: np.random.Generator, platform,
+           progress: Progress, pull_ps: float = 30.0, release_ps: float = 30.0) -> np.ndarray:
     """Positions (n_atoms, 3), nm, of a peptide whose backbone has these hydrogen bonds and keeps them when let go.
 
     Strands are drawn together at 500 K for ``pull_ps``, cooled to ``temperature`` (K) for as long, and let go for
     ``release_ps``.
     """
-    pairs = backbone_pairs(target, bonds)
-    simulation = dynamics(target.topology, drawn_together(target, pairs), temperature, 1.0, _STEP_PS,
+    pairs = backbone_pairs(target, hairpin.bonds)
+    simulation = dynamics(target.topology, drawn_together(target, hairpin), temperature, 1.0, _STEP_PS,
                           int(rng.integers(1, 2**31)), platform)
     for k in range(_TRIES):
         progress("folding hairpins", k, _TRIES)
@@ -50,9 +73,14 @@ def hairpin(target: Target, bonds: tuple[tuple[int, int], ...], temperature: flo
     raise RefinementError(f"no hairpin held together in {_TRIES} attempts; try another seed")
 
 
+def atoms_by_name(target: Target) -> dict[tuple[int, str], int]:
+    """Atoms by residue and name."""
+    return {(int(residue), name): k for k, (residue, name) in enumerate(zip(target.residue_of_atom, target.atom_names))}
+
+
 def backbone_pairs(target: Target, bonds: tuple[tuple[int, int], ...]) -> np.ndarray:
     """Atoms (n, 2) of hydrogen bonds: N of one residue, O of the other."""
-    atom = {(int(residue), name): k for k, (residue, name) in enumerate(zip(target.residue_of_atom, target.atom_names))}
+    atom = atoms_by_name(target)
     return np.array([(atom[donor, "N"], atom[acceptor, "O"]) for donor, acceptor in bonds])
 
 
@@ -62,14 +90,23 @@ def bonds_kept(positions: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.mean(length < KEPT_NM, axis=-1) > 0.5
 
 
-def drawn_together(target: Target, pairs: np.ndarray):
-    """The peptide in its solvent, with a force on ``pairs`` that the parameter ``pull`` (kJ/mol/nm^2) switches."""
-    from openmm import CustomBondForce
+def drawn_together(target: Target, hairpin: Hairpin):
+    """The peptide in its solvent, and forces towards ``hairpin``, as strong as the parameter ``pull``, kJ/mol/nm^2."""
+    from openmm import CustomBondForce, CustomTorsionForce
 
     system = implicit_system(target, hydrogen_mass(_STEP_PS))
-    force = CustomBondForce(f"pull*max(0, r - {BOND_NM})^2")
-    force.addGlobalParameter("pull", _PULL)
-    for i, j in pairs.tolist():
-        force.addBond(i, j)
-    system.addForce(force)
+    strands = CustomBondForce(f"pull*max(0, r - {BOND_NM})^2")
+    for i, j in backbone_pairs(target, hairpin.bonds).tolist():
+        strands.addBond(i, j)
+    turn = CustomTorsionForce(f"{_TURN_NM2}*pull*(1 - cos(theta - theta0))")
+    turn.addPerTorsionParameter("theta0")
+    atom = atoms_by_name(target)
+    for residue, *angles in hairpin.turn:
+        path = [atom[k] for k in ((residue - 1, "C"), (residue, "N"), (residue, "CA"), (residue, "C"),
+                                  (residue + 1, "N"))]
+        for k, angle in enumerate(angles):
+            turn.addTorsion(*path[k:k + 4], [np.radians(angle)])
+    for force in (strands, turn):
+        force.addGlobalParameter("pull", _PULL)
+        system.addForce(force)
     return system
