@@ -45,11 +45,11 @@ _PULL = 500.0
 _TURN_NM2 = 0.2
 _HOT_K = 500.0
 _STEP_PS = 0.004
-_TRIES = 10
+_TRIES = 40
 
 
 def folded(target: Target, hairpin: Hairpin, temperature: float, rng: np.random.Generator, platform,
-           progress: Progress, pull_ps: float = 30.0, release_ps: float = 30.0) -> np.ndarray:
+           progress: Progress, pull_ps: float = 30.0, release_ps: float = 10.0) -> np.ndarray:
     """Positions (n_atoms, 3), nm, of a peptide whose backbone has these hydrogen bonds and keeps them when let go.
 
     Strands are drawn together at 500 K for ``pull_ps``, cooled to ``temperature`` (K) for as long, and let go for
