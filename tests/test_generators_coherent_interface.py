@@ -22,6 +22,14 @@ def tiny_flow(dataset):
     return CoherentFlowTrainer(dataset, dataset, settings).generator()
 
 
+def tiny_beads(dataset):
+    from openmm_backmap.generators.flow import FlowHyperparameters
+    from openmm_backmap.training.coherent_beads import CoherentBeadsTrainer, CoherentBeadsTraining
+
+    network = FlowHyperparameters(width=16, heads=2, layers=1, context_atoms=20, context_beads=5)
+    return CoherentBeadsTrainer(dataset, dataset, CoherentBeadsTraining(network=network)).generator()
+
+
 def tiny_cvae(dataset):
     from openmm_backmap.generators.coherent.cvae_network import CVAEHyperparameters
     from openmm_backmap.training.cvae import CVAETrainer
@@ -42,7 +50,7 @@ def tiny_library(dataset):
     return trainer.generator()
 
 
-TINY_MODELS = {"coherent-flow": tiny_flow, "cvae": tiny_cvae, "library": tiny_library}
+TINY_MODELS = {"coherent-beads": tiny_beads, "coherent-flow": tiny_flow, "cvae": tiny_cvae, "library": tiny_library}
 
 
 @pytest.fixture(scope="module")

@@ -107,11 +107,12 @@ def test_context_has_influence(network, environment):
     assert (velocity(network, blind) - velocity(network, environment)).abs().max() > 1e-4
 
 
-def test_base_distribution_has_the_mean_and_spread_of_its_slots():
-    base = BaseDistribution(torch.tensor([[1.0, 2, 3], [-1, 0, 4]]), torch.tensor([0.5, 2.0]))
-    x = base.sample(torch.tensor([[0, 1]]).expand(20000, 2), torch.Generator().manual_seed(0))
-    assert torch.allclose(x.mean(0), base.mean, atol=0.06)
-    assert torch.allclose(x.std(0), base.spread[:, None].expand(2, 3), rtol=0.03)
+def test_base_distribution_has_the_mean_and_spread_of_its_slots(environment):
+    n_slots = int(environment.slot.max()) + 1
+    base = BaseDistribution(torch.arange(3 * n_slots).view(n_slots, 3).float(), torch.arange(n_slots).float())
+    mean, spread = base.of(environment)
+    assert torch.equal(mean[..., 0], 3 * environment.slot.float())
+    assert torch.equal(spread, environment.slot[..., None].float())
 
 
 def test_base_distribution_of_a_data_set_lies_on_its_atoms():

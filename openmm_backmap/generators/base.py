@@ -19,6 +19,7 @@ Progress = Callable[[str, int, int], None]
 
 #: family name -> class with ``from_model(model_file, device)``; :class:`Generator` says what else it may have
 FAMILIES = Registry("generator family", {
+    "coherent-beads": "openmm_backmap.generators.coherent.beads:CoherentBeadsGenerator",
     "coherent-flow": "openmm_backmap.generators.coherent.flow:CoherentFlowGenerator",
     "cvae": "openmm_backmap.generators.coherent.cvae:CVAEGenerator",
     "dbm": "openmm_backmap.generators.dbm:DBMGenerator",

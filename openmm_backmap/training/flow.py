@@ -69,7 +69,7 @@ class FlowTraining:
         return settings
 
 
-class _Batches:
+class Batches:
     """Random batches of environments with the reference positions of their own atoms."""
 
     def __init__(self, dataset: Dataset, settings: FlowTraining, vocabulary: Vocabulary, device: str):
@@ -151,6 +151,8 @@ class FlowTrainer(NetworkTrainer):
 
     settings_type, loss_unit, starts = FlowTraining, "angstrom^2", True
     last_rate = 0.01
+    #: what a family of its own has in their place
+    batches_type, network_type, generator_type = Batches, FlowNetwork, FlowGenerator
 
     def __init__(self, dataset: Dataset, validation: Dataset, settings: FlowTraining, device: str = "cpu",
                  start: ModelFile | None = None):
@@ -160,11 +162,11 @@ class FlowTrainer(NetworkTrainer):
         if unknown or validation.chemistry.bead_types != dataset.chemistry.bead_types:
             raise InputError("the validation snapshots are of another chemistry than the training snapshots: "
                              f"{validation.chemistry.name}, not {dataset.chemistry.name}")
-        self.batches = _Batches(dataset, settings, self.vocabulary, device)
-        self.held_out = _Batches(validation, settings, self.vocabulary, device)
+        self.batches = self.batches_type(dataset, settings, self.vocabulary, device)
+        self.held_out = self.batches_type(validation, settings, self.vocabulary, device)
         torch.manual_seed(settings.seed)
         n_slots = len(self.vocabulary.slots)
-        self.network = FlowNetwork(settings.network, n_slots, len(self.vocabulary.bead_types)).to(device)
+        self.network = self.network_type(settings.network, n_slots, len(self.vocabulary.bead_types)).to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.base = self.batches.base(n_slots).to(device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), settings.learning_rate, betas=(0.9, 0.99),
@@ -173,7 +175,7 @@ class FlowTrainer(NetworkTrainer):
             self._start_from(start)
 
     def _start_from(self, model: ModelFile) -> None:
-        given = FlowGenerator.from_model(model, self.device)
+        given = self.generator_type.from_model(model, self.device)
         if (given.network.hyper, given.vocabulary) != (self.settings.network, self.vocabulary):
             raise InputError(f"{model.name}: its network, or the atoms it knows, are not those of this training: "
                              "give the same 'network:' settings and chemistry")
@@ -181,14 +183,15 @@ class FlowTrainer(NetworkTrainer):
             network.load_state_dict(given.network.state_dict())
         self.base = given.base
 
-    def _loss(self, network: FlowNetwork, batches: _Batches, seed: torch.Generator) -> torch.Tensor:
+    def _loss(self, network: FlowNetwork, batches: Batches, seed: torch.Generator) -> torch.Tensor:
         """Mean squared error of the velocity, angstrom^2, over real atoms and drawn times."""
         env, x1 = batches.draw(seed)
         n, times = len(x1), self.settings.times
         repeated = lambda values: values.repeat_interleave(times, dim=0)  # noqa: E731
         t = 1 - torch.rand(n * times, generator=seed).pow(self.settings.late).to(self.device)
         noise = torch.randn(n * times, *x1.shape[1:], generator=seed).to(self.device)
-        x0 = repeated(self.base.mean[env.slot]) + repeated(self.base.spread[env.slot])[..., None] * noise
+        mean, spread = map(repeated, self.base.of(env))
+        x0 = mean + spread * noise
         x1, own, s = repeated(x1), repeated(env.own), t[:, None, None]
         error = network.velocity(network.encode(env).repeated(times), (1 - s) * x0 + s * x1, t) - (x1 - x0)
         return (error.square() * own[..., None]).sum() / (own.sum() * 3)

@@ -32,6 +32,7 @@ _DATA_HASH = "data_and_validation_sha256"
 
 #: ``family`` of a settings file -> class of the shape of :class:`Trainer`
 TRAINERS = Registry("family to train", {
+    "coherent-beads": "openmm_backmap.training.coherent_beads:CoherentBeadsTrainer",
     "coherent-flow": "openmm_backmap.training.coherent_flow:CoherentFlowTrainer",
     "cvae": "openmm_backmap.training.cvae:CVAETrainer",
     "dbm": "openmm_backmap.training.dbm:DBMTrainer",

@@ -104,15 +104,21 @@ class FlowGenerator:
 
     @torch.inference_mode()
     def _draw(self, env: Environment, noise: Noise) -> torch.Tensor:
-        """Own atoms (B, S, 3), local nm, by midpoint steps from the base distribution."""
-        context = self.network.encode(env)
-        x = self.base.at(env.slot, noise(3 * env.slot.shape[1]).unflatten(1, (-1, 3)))
-        times = 1 - (1 - torch.linspace(0, 1, self.sampling.steps + 1, device=x.device)) ** _POWER
-        for start, end in zip(times[:-1, None], times[1:, None]):
-            half = (end - start) / 2
-            middle = x + half * self.network.velocity(context, x, start)
-            x = x + 2 * half * self.network.velocity(context, middle, start + half)
-        return x / SCALE
+        return integrated(self.network, self.base, self.sampling, env, noise)
+
+
+def integrated(network: FlowNetwork, base: BaseDistribution, sampling: FlowSampling, env: Environment,
+               noise: Noise) -> torch.Tensor:
+    """Own atoms (B, S, 3), local nm, by midpoint steps from the base distribution."""
+    context = network.encode(env)
+    mean, spread = base.of(env)
+    x = mean + spread * noise(3 * env.slot.shape[1]).unflatten(1, (-1, 3))
+    times = 1 - (1 - torch.linspace(0, 1, sampling.steps + 1, device=x.device)) ** _POWER
+    for start, end in zip(times[:-1, None], times[1:, None]):
+        half = (end - start) / 2
+        middle = x + half * network.velocity(context, x, start)
+        x = x + 2 * half * network.velocity(context, middle, start + half)
+    return x / SCALE
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,6 @@ class BaseDistribution:
     def to(self, device) -> BaseDistribution:
         return BaseDistribution(self.mean.to(device), self.spread.to(device))
 
-    def sample(self, slot: torch.Tensor, seed: torch.Generator | None = None) -> torch.Tensor:
-        return self.at(slot, torch.randn(*slot.shape, 3, generator=seed, device=self.mean.device))
-
-    def at(self, slot: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Where standard normal ``noise`` (..., 3) puts atoms of ``slot`` (...)."""
-        return self.mean[slot] + self.spread[slot][..., None] * noise
+    def of(self, env: Environment) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means (B, S, 3) and spreads (B, S, 1), angstrom, of own atoms."""
+        return self.mean[env.slot], self.spread[env.slot][..., None]
