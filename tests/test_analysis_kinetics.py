@@ -263,3 +263,10 @@ def test_slow_component_is_the_hop(tmp_path, target, topology):
     plane = coordinates.of(measured)
     assert abs(np.corrcoef(plane[:, 0], adp.two_states(1500, 0.02, 3))[0, 1]) > 0.95
     assert coordinates.counts(plane, measured.block).sum() == 1500
+
+
+def test_no_factor_between_populations_where_the_reference_has_no_states():
+    from openmm_backmap.analysis.kinetics.results import worst_factor
+
+    assert np.isnan(worst_factor(np.zeros(3), np.array([0.5, 0.5, 0.0])))
+    assert worst_factor(np.array([0.5, 0.5]), np.array([0.25, 0.75])) == 2

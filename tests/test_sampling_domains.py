@@ -11,7 +11,7 @@ from openmm_backmap.chemistry.parts import part_of
 from openmm_backmap.environments.local import Vocabulary
 from openmm_backmap.generators.flow import BaseDistribution, FlowGenerator, FlowNetwork, FlowSampling
 from openmm_backmap.geometry.checks import inverted_centres, ring_planarity, rings
-from openmm_backmap.sampling import domains
+from openmm_backmap.sampling import domains, faults
 from openmm_backmap.sampling.domains import Division, in_turn
 from openmm_backmap.sampling.faults import HALO_NM, Nearby, faulty_beads
 from openmm_backmap.sampling.sweeps import SweepSettings
@@ -133,7 +133,8 @@ def test_workers_divide_what_is_small():
 
 
 @pytest.mark.parametrize("box_name", ["box", "triclinic"])
-def test_a_look_around_moved_beads_finds_the_faults_that_are_there(box_name):
+def test_a_look_around_moved_beads_finds_the_faults_that_are_there(monkeypatch, box_name):
+    monkeypatch.setattr(faults, "_AROUND", 1)
     target, x, beads, box = melt(box_name)
     every, nearby = faulty_beads(target, x, box), Nearby(target, beads, box)
     for bead in every.tolist()[:6]:

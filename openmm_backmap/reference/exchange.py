@@ -2,7 +2,7 @@
 
 Replicas at rising temperatures swap them (Sugita and Okamoto, Chem. Phys. Lett. 314, 141 (1999)); OpenMM does the
 swapping. What is kept are structures at the lowest temperature. They do not follow each other in time: kinetics come
-from plain runs that start from them.
+from plain runs that start from them, from the folds, and from structures grown at random.
 """
 
 from __future__ import annotations
@@ -135,10 +135,9 @@ class _ExchangeRun:
 
     def equilibrated(self) -> None:
         """Replicas, each at its temperature: hairpins and grown ones in turn."""
-        file, found = self.out / "equilibrated.npz", []
+        file, found, hairpins = self.out / "equilibrated.npz", [], self.hairpins()
         if file.exists():
             return
-        hairpins = self.hairpins()
         for k, temperature in enumerate(self.temperatures):
             self.progress("starting replicas", k, len(self.temperatures))
             kind = k % (len(hairpins) + 1)

@@ -215,7 +215,7 @@ class _Divided:
         return self.positions[atoms_of(self.target, self.division.near[k])]
 
     def faulty(self, moved: np.ndarray | None = None) -> np.ndarray:
-        if moved is not None:
+        if self.division.nearby.few(moved):
             return self.division.nearby.faulty(self.positions.astype(float), moved)
         tasks = [(k, Check(self._positions(k))) for k in range(len(self.division))]
         found = zip(self.division.near, self.spread(tasks), strict=True)

@@ -22,6 +22,8 @@ from openmm_backmap.geometry.checks import (
 HALO_NM = 1.3
 #: bonds along which an environment, or half a ring, reaches
 _PATH_BONDS = 5
+#: about as many beads lie around one, twice as far as the halo
+_AROUND = 300
 
 
 def faulty_beads(target: Target, x: np.ndarray, box: np.ndarray | None) -> np.ndarray:
@@ -60,9 +62,13 @@ class Nearby:
         seen[frame[frame != NONE]] = True
         return np.flatnonzero(seen)
 
+    def few(self, moved: np.ndarray | None) -> bool:
+        """Whether a look around ``moved`` beads is less than one at everything."""
+        return moved is not None and len(moved) * _AROUND < self.target.n_beads
+
     def faulty(self, x: np.ndarray, moved: np.ndarray | None = None) -> np.ndarray:
         """:func:`faulty_beads`; where none but ``moved`` beads may be wrong, by a look at what is near them alone."""
-        if moved is None:
+        if not self.few(moved):
             return faulty_beads(self.target, x, self.box)
         own = self.of(moved)
         near = self.of(own)

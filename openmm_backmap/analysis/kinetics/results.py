@@ -166,8 +166,11 @@ def overlaps(reference: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def worst_factor(reference: np.ndarray, populations: np.ndarray) -> float:
-    """Largest factor between populations of the states that the reference has; infinite where one is not visited."""
+    """Largest factor between populations of the states that the reference has; infinite where one is not visited, NaN
+    where the reference has none: its model then connects too little to tell states."""
     there = reference > 0
+    if not there.any():
+        return float("nan")
     with np.errstate(divide="ignore"):
         ratio = populations[there] / reference[there]
         return float(np.max(np.maximum(ratio, 1 / ratio)))
