@@ -6,9 +6,8 @@ import pytest
 from openmm_backmap.analysis.defects import DEFECTS, count_defects, opportunities, wrong_sides
 from openmm_backmap.analysis.defects import FOLDED_NM as BENT_NM
 from openmm_backmap.chemistry import build_target, load_chemistry
-from openmm_backmap.geometry.checks import rings
+from openmm_backmap.geometry.checks import FOLDED_NM, rings
 from openmm_backmap.geometry.internal import dihedral_angles, stiff_torsions
-from openmm_backmap.sampling.sweeps import FOLDED_NM
 from tests.small_systems import BOX, TRICLINIC, small_positions, small_target
 
 
