@@ -30,7 +30,7 @@ STAGES = {
                      "environments.local:BeadSurroundings.neighbours", "sampling.colouring:colour_beads"),
     "domains": ("sampling.domains:Division.__init__", "sampling.domains:Division.part"),
     "network": ("generators.flow.generator:FlowGenerator._draw", "generators.dbm.network:DBMNetwork.forward"),
-    "checks": ("sampling.sweeps:faulty_beads", "sampling.faults:Nearby.faulty", "refine.pipeline:_Run._defects",
+    "checks": ("sampling.faults:faulty_beads", "sampling.faults:Nearby.faulty", "refine.pipeline:_Run._defects",
                "geometry.checks:inverted_centres", "geometry.checks:pierced_rings", "geometry.checks:close_contacts"),
     "projection": ("refine.projection:project", "refine.projection:satisfy_bonds"),
     "energies": ("refine.pipeline:Refiner.context", "refine.pipeline:_Run._energies", "refine.pipeline:_Run._forces",
