@@ -53,6 +53,12 @@ def test_a_bead_is_told_its_atoms_of_before_in_its_frame_of_then(dataset):
     assert here.known.all() and not then.known.any() and not then.past.any()
 
 
+def test_rare_beads_are_drawn_more_often_if_that_is_wanted(dataset):
+    weights = [CoherentBeadsTrainer(dataset, dataset, replace(SETTINGS, rare=rare)).batches.frames[0][2]
+               for rare in (0.0, 1.0)]
+    assert (weights[0] == 1).all() and len(weights[1]) == len(weights[0]) and (weights[1] < 1).all()
+
+
 def test_training_lowers_the_loss_and_goes_on_exactly(trainer, dataset):
     untrained = CoherentBeadsTrainer(dataset, small_trajectories(2, 8), SETTINGS).validation_loss()
     assert trainer.history[-1][2] < 0.9 * untrained

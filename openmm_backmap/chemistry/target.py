@@ -88,6 +88,10 @@ class Target:
     def n_beads(self) -> int:
         return len(self.bead_type)
 
+    def atoms_by_name(self) -> dict[tuple[int, str], int]:
+        """Atoms by residue and name."""
+        return {(int(residue), name): k for k, (residue, name) in enumerate(zip(self.residue_of_atom, self.atom_names))}
+
     @cached_property
     def topology(self):
         """The atomistic ``openmm.app.Topology`` (no box; see :func:`openmm_backmap.chemistry.system.with_box`)."""

@@ -140,9 +140,9 @@ class _ExchangeRun:
             return
         for k, temperature in enumerate(self.temperatures):
             self.progress("starting replicas", k, len(self.temperatures))
-            kind = k % (len(hairpins) + 1)
-            positions = hairpins[kind] if kind < len(hairpins) else \
-                grown_peptide(self.target, self.rng, self.platform, lambda *_: None)
+            positions = [*hairpins, None][k % (len(hairpins) + 1)]
+            if positions is None:
+                positions = grown_peptide(self.target, self.rng, self.platform, lambda *_: None)
             simulation = self._simulation(temperature)
             simulation.context.setPositions(positions)
             simulation.context.setVelocitiesToTemperature(temperature, int(self.rng.integers(2**31)))

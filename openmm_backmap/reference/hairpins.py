@@ -73,14 +73,9 @@ def folded(target: Target, hairpin: Hairpin, temperature: float, rng: np.random.
     raise RefinementError(f"no hairpin held together in {_TRIES} attempts; try another seed")
 
 
-def atoms_by_name(target: Target) -> dict[tuple[int, str], int]:
-    """Atoms by residue and name."""
-    return {(int(residue), name): k for k, (residue, name) in enumerate(zip(target.residue_of_atom, target.atom_names))}
-
-
 def backbone_pairs(target: Target, bonds: tuple[tuple[int, int], ...]) -> np.ndarray:
     """Atoms (n, 2) of hydrogen bonds: N of one residue, O of the other."""
-    atom = atoms_by_name(target)
+    atom = target.atoms_by_name()
     return np.array([(atom[donor, "N"], atom[acceptor, "O"]) for donor, acceptor in bonds])
 
 
@@ -100,7 +95,7 @@ def drawn_together(target: Target, hairpin: Hairpin):
         strands.addBond(i, j)
     turn = CustomTorsionForce(f"{_TURN_NM2}*pull*(1 - cos(theta - theta0))")
     turn.addPerTorsionParameter("theta0")
-    atom = atoms_by_name(target)
+    atom = target.atoms_by_name()
     for residue, *angles in hairpin.turn:
         path = [atom[k] for k in ((residue - 1, "C"), (residue, "N"), (residue, "CA"), (residue, "C"),
                                   (residue + 1, "N"))]

@@ -8,7 +8,6 @@ from functools import cache
 import torch
 
 from openmm_backmap.environments.local import Vocabulary
-from openmm_backmap.errors import InputError
 from openmm_backmap.generators.coherent.beads import (
     CoherentBeadsGenerator,
     FollowedEnvironment,
@@ -21,8 +20,8 @@ from openmm_backmap.generators.flow.network import SCALE
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset
-from openmm_backmap.training.flow import Batches, FlowTrainer, FlowTraining
-from openmm_backmap.training.pairs import Pairs
+from openmm_backmap.training.flow import Batches, FlowTrainer, FlowTraining, bead_weights
+from openmm_backmap.training.pairs import Pairs, check_same_molecule
 
 #: frames that are looked up together
 _TOGETHER = 64
@@ -57,27 +56,21 @@ class FollowedBatches(Batches):
                            for k in (later - pairs.step[chosen], later))
             around = FollowedSurroundings(together.tables, mapped(together.target, now), hyper.context_atoms,
                                           hyper.context_beads, before)
-            self.frames.append((around, torch.as_tensor(now, dtype=torch.float32, device=device),
-                                torch.ones(together.target.n_beads)))
+            weight = torch.as_tensor(bead_weights(together.target, settings.rare), dtype=torch.float32)
+            self.frames.append((around, torch.as_tensor(now, dtype=torch.float32, device=device), weight))
 
     def draw(self, seed: torch.Generator) -> tuple[FollowedEnvironment, torch.Tensor]:
         """See :meth:`Batches.draw`."""
         env, positions = super().draw(seed)
         known = torch.rand(len(env.known), generator=seed) >= self.settings.forget
-        size = self.settings.jitter_nm * (torch.rand(len(known), 1, 1, generator=seed) * 2 - 1).clamp(min=0)
-        blurred = env.past + (size * torch.randn(env.past.shape, generator=seed)).to(self.device)
-        return replace(env, past=blurred, known=known.to(self.device)), positions
+        return replace(env, past=env.past + self._jitter(env.past, seed), known=known.to(self.device)), positions
 
     def base(self, n_slots: int) -> FollowingBase:
         """Mean place and spread of each atom slot, and how far it moves in a frame."""
         base = super().base(n_slots)
         square, count = torch.zeros(n_slots), torch.zeros(n_slots)
-        for around, positions, _ in self.frames:
-            atoms = around.tables.atoms_of_bead
-            there = atoms >= 0
-            now = around.to_local(torch.arange(len(atoms), device=self.device), positions[atoms.clamp(min=0)])
-            moved = ((now - around.past)[there] * SCALE).square().sum(1).cpu()
-            slot = around.tables.slot_of_atom[atoms[there]].cpu()
+        for around, there, slot, x in self._own_atoms():
+            moved = (x - around.past * SCALE)[there].square().sum(1).cpu()
             square.index_add_(0, slot, moved)
             count.index_add_(0, slot, torch.ones_like(moved))
         return FollowingBase(base.mean, base.spread, (square / 3 / count.clamp(min=1)).sqrt().clamp(min=_LEAST_STEP))
@@ -93,8 +86,7 @@ class CoherentBeadsTrainer(FlowTrainer):
                  start: ModelFile | None = None):
         super().__init__(dataset, validation, settings, device, start)
         self.molecule = self.batches.molecule
-        if self.held_out.molecule.chains != self.molecule.chains:
-            raise InputError("the validation snapshots are of another molecule than the training snapshots")
+        check_same_molecule(self.molecule, self.held_out.molecule)
 
     def generator(self) -> CoherentBeadsGenerator:
         """The generator with the averaged weights."""

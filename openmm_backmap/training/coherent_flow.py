@@ -15,7 +15,7 @@ from openmm_backmap.generators.coherent.placing import choose_placing
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset
 from openmm_backmap.training.loop import NetworkTrainer
-from openmm_backmap.training.pairs import Pairs
+from openmm_backmap.training.pairs import Pairs, check_same_molecule
 from openmm_backmap.training.settings import with_network
 
 _SOME_FRAMES = 20000
@@ -86,8 +86,7 @@ class CoherentFlowTrainer(NetworkTrainer):
         super().__init__(settings, dataset.chemistry, device)
         pairs, held_out = Pairs.of(dataset), Pairs.of(validation)
         self.molecule = pairs.molecule
-        if held_out.molecule.chains != self.molecule.chains:
-            raise InputError("the validation snapshots are of another molecule than the training snapshots")
+        check_same_molecule(self.molecule, held_out.molecule)
         torch.manual_seed(settings.seed)
         given = None if start is None else self._given(start)
         model = given.model.to("cpu") if given else _molecule(pairs)

@@ -24,7 +24,7 @@ from openmm_backmap.training.cvae_losses import (
 from openmm_backmap.training.cvae_settings import CVAETraining
 from openmm_backmap.training.dataset import Dataset
 from openmm_backmap.training.loop import NetworkTrainer
-from openmm_backmap.training.pairs import Pairs
+from openmm_backmap.training.pairs import Pairs, check_same_molecule
 
 _FRAMES = 5000
 _ENCODED_AT_ONCE = 500
@@ -68,8 +68,7 @@ class CVAETrainer(NetworkTrainer):
         super().__init__(settings, dataset.chemistry, device)
         pairs, held_out = Pairs.of(dataset), Pairs.of(validation)
         self.molecule, mapping = pairs.molecule, mapping_of(pairs.molecule)
-        if held_out.molecule.chains != self.molecule.chains:
-            raise InputError("the validation snapshots are of another molecule than the training snapshots")
+        check_same_molecule(self.molecule, held_out.molecule)
         torch.manual_seed(settings.seed)
         hyper = settings.network
         self.network = CVAENetwork(hyper, self.molecule.n_atoms, self.molecule.n_beads).to(device)

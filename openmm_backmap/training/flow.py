@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -89,7 +90,7 @@ class Batches:
         around, positions, weight = self.frames[int(torch.randint(len(self.frames), (), generator=seed))]
         bead = self._beads(around, weight, seed)
         env = around.environment(bead, positions, self._shown(around, len(bead), seed))
-        env = replace(env, position=env.position + self._jitter(env, seed) * env.present[..., None])
+        env = replace(env, position=env.position + self._jitter(env.position, seed) * env.present[..., None])
         return env, self.own_positions(around, bead, positions)
 
     def _beads(self, around: BeadSurroundings, weight: torch.Tensor, seed: torch.Generator) -> torch.Tensor:
@@ -105,10 +106,10 @@ class Batches:
         share = torch.rand(n, 1, generator=seed) * 1.6 - 0.16
         return (torch.rand(n, around.index.shape[1], generator=seed) < share).to(self.device)
 
-    def _jitter(self, env: Environment, seed: torch.Generator) -> torch.Tensor:
-        n = len(env.position)
-        size = self.settings.jitter_nm * (torch.rand(n, 1, 1, generator=seed) * 2 - 1).clamp(min=0)
-        return (size * torch.randn(env.position.shape, generator=seed)).to(self.device)
+    def _jitter(self, positions: torch.Tensor, seed: torch.Generator) -> torch.Tensor:
+        """Displacements (B, n, 3), nm, of positions of such a shape, in half of the environments."""
+        size = self.settings.jitter_nm * (torch.rand(len(positions), 1, 1, generator=seed) * 2 - 1).clamp(min=0)
+        return (size * torch.randn(positions.shape, generator=seed)).to(self.device)
 
     @staticmethod
     def own_positions(around: BeadSurroundings, bead: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -117,15 +118,21 @@ class Batches:
         local = around.to_local(bead, positions[atoms.clamp(min=0)])
         return local * (atoms >= 0)[..., None] * SCALE
 
+    def _own_atoms(self) -> Iterator[tuple[BeadSurroundings, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Of each of the frames: surroundings; which own atoms there are, (n_beads, S); the slots of these, (n,); and
+        local positions, (n_beads, S, 3), angstrom."""
+        for around, positions, _ in self.frames:
+            atoms = around.tables.atoms_of_bead
+            there = atoms >= 0
+            bead = torch.arange(len(atoms), device=self.device)
+            yield around, there, around.tables.slot_of_atom[atoms[there]].cpu(), self.own_positions(
+                around, bead, positions)
+
     def base(self, n_slots: int) -> BaseDistribution:
         """Mean place and spread of each atom slot over all frames."""
         total, square, count = (torch.zeros(n_slots, w, dtype=torch.float64) for w in (3, 1, 1))
-        for around, positions, _ in self.frames:
-            bead = torch.arange(len(around.index), device=self.device)
-            atoms = around.tables.atoms_of_bead
-            there = atoms >= 0
-            slot = around.tables.slot_of_atom[atoms[there]].cpu()
-            x = self.own_positions(around, bead, positions)[there].cpu().double()
+        for _, there, slot, x in self._own_atoms():
+            x = x[there].cpu().double()
             total.index_add_(0, slot, x)
             square.index_add_(0, slot, x.square().sum(1, keepdim=True))
             count.index_add_(0, slot, torch.ones(len(x), 1, dtype=torch.float64))

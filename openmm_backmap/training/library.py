@@ -11,7 +11,7 @@ from openmm_backmap.errors import InputError
 from openmm_backmap.generators.coherent.library import LibraryGenerator, stored
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.training.dataset import Dataset
-from openmm_backmap.training.pairs import Pairs
+from openmm_backmap.training.pairs import Pairs, check_same_molecule
 from openmm_backmap.training.settings import values_of
 
 _ANGSTROM_PER_NM = 10.0
@@ -54,8 +54,7 @@ class LibraryTrainer:
         self.settings, self.device = settings, device
         own, held_out = Pairs.of(dataset), Pairs.of(validation)
         self.molecule = own.molecule
-        if held_out.molecule.chains != self.molecule.chains:
-            raise InputError("the validation snapshots are of another molecule than the training snapshots")
+        check_same_molecule(self.molecule, held_out.molecule)
         self.frames, self.held_out = stored(_spread(own.positions, settings.frames)), held_out.positions
         self.step = 0
         self.history: list[tuple[int, float, float]] = []

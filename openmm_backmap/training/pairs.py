@@ -61,3 +61,9 @@ class Pairs:
         """Indices (n,) into ``positions`` of random pairs: those before, and those after."""
         k = torch.randint(len(self.later), (n,), generator=seed)
         return self.later[k] - self.step[k], self.later[k]
+
+
+def check_same_molecule(molecule: Target, held_out: Target) -> None:
+    """Refuse validation snapshots of another molecule than that of the training snapshots."""
+    if held_out.chains != molecule.chains:
+        raise InputError("the validation snapshots are of another molecule than the training snapshots")

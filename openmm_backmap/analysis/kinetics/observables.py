@@ -101,7 +101,7 @@ def hands(positions: np.ndarray, members: np.ndarray) -> np.ndarray:
 
 def _backbone(target: Target) -> tuple[list, list, list]:
     """Dihedrals phi, psi and omega, each a list of four atoms."""
-    at = {(int(residue), name): k for k, (residue, name) in enumerate(zip(target.residue_of_atom, target.atom_names))}
+    at = target.atoms_by_name()
     near = neighbour_lists(target.n_atoms, target.bonds)
     residue = target.residue_of_atom
     links = [(c, n) for i, j in target.bonds.tolist() for c, n in ((i, j), (j, i))

@@ -18,7 +18,7 @@ from openmm_backmap.chemistry import Target, build_target
 from openmm_backmap.environments.local import BeadSurroundings, Environment, TargetTables, Vocabulary, bead_frames
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.coherent.base import CoherentGenerator
-from openmm_backmap.generators.flow.generator import BaseDistribution, FlowSampling, integrated
+from openmm_backmap.generators.flow.generator import BaseDistribution, FlowSampling, integrated, packed, unpacked
 from openmm_backmap.generators.flow.network import SCALE, Context, FlowHyperparameters, FlowNetwork
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.model_file import ModelFile
@@ -105,9 +105,6 @@ class FollowingBase(BaseDistribution):
 
     step: torch.Tensor
 
-    def to(self, device) -> FollowingBase:
-        return FollowingBase(self.mean.to(device), self.spread.to(device), self.step.to(device))
-
     def of(self, env: FollowedEnvironment) -> tuple[torch.Tensor, torch.Tensor]:
         mean, spread = super().of(env)
         known = env.known[:, None, None]
@@ -140,14 +137,9 @@ class CoherentBeadsGenerator(CoherentGenerator):
         """From a model file; :class:`InputError` where its content does not fit together."""
         try:
             molecule = build_target(model.chemistry, [model.hyperparameters["chain"]])
-            vocabulary = Vocabulary(**{k: tuple(v) for k, v in model.hyperparameters["vocabulary"].items()})
+            network, base, vocabulary = unpacked(model, FollowingNetwork, FollowingBase)
             if set(Vocabulary.of(molecule).slots) - set(vocabulary.slots):
                 raise ValueError("atoms of another molecule")
-            network = FollowingNetwork(FlowHyperparameters(**model.hyperparameters["network"]), len(vocabulary.slots),
-                                       len(vocabulary.bead_types))
-            weights = dict(model.weights)
-            base = FollowingBase(*(weights.pop(f"base.{name}") for name in ("mean", "spread", "step")))
-            network.load_state_dict(weights)
             sampling = FlowSampling(**model.hyperparameters["sampling"])
             sweeps = SweepSettings(**model.hyperparameters["sweeps"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -157,12 +149,11 @@ class CoherentBeadsGenerator(CoherentGenerator):
 
     def to_model(self, chemistry, provenance: dict) -> ModelFile:
         """Pack everything into a model file."""
-        base = {f"base.{name}": getattr(self.base, name) for name in ("mean", "spread", "step")}
+        weights, hyperparameters = packed(self.network, self.base, self.vocabulary)
         return ModelFile(
-            family=self.family, weights={**self.network.state_dict(), **base}, chemistry_source=chemistry.source,
+            family=self.family, weights=weights, chemistry_source=chemistry.source,
             force_field_xml=chemistry.force_field_xml, provenance=provenance, hyperparameters={
-                "network": asdict(self.network.hyper), "sampling": asdict(self.sampling), "sweeps": asdict(self.sweeps),
-                "vocabulary": {"slots": list(self.vocabulary.slots), "bead_types": list(self.vocabulary.bead_types)},
+                **hyperparameters, "sampling": asdict(self.sampling), "sweeps": asdict(self.sweeps),
                 "chain": list(self.molecule.chains[0])})
 
     @torch.inference_mode()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
@@ -49,12 +50,7 @@ class FlowGenerator:
     def from_model(cls, model: ModelFile, device: str = "cpu") -> FlowGenerator:
         """From a model file; :class:`InputError` where its content does not fit together."""
         try:
-            hyper = FlowHyperparameters(**model.hyperparameters["network"])
-            vocabulary = Vocabulary(**{k: tuple(v) for k, v in model.hyperparameters["vocabulary"].items()})
-            network = FlowNetwork(hyper, len(vocabulary.slots), len(vocabulary.bead_types))
-            weights = dict(model.weights)
-            base = BaseDistribution(weights.pop("base.mean"), weights.pop("base.spread"))
-            network.load_state_dict(weights)
+            network, base, vocabulary = unpacked(model, FlowNetwork, BaseDistribution)
         except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"{model.name}: weights and hyperparameters do not fit together "
                              f"({str(error).splitlines()[0][:120]})") from None
@@ -62,12 +58,11 @@ class FlowGenerator:
 
     def to_model(self, chemistry, provenance: dict) -> ModelFile:
         """Pack everything into a model file."""
-        weights = {**self.network.state_dict(), "base.mean": self.base.mean, "base.spread": self.base.spread}
+        weights, hyperparameters = packed(self.network, self.base, self.vocabulary)
         return ModelFile(
             family=self.family, weights=weights, chemistry_source=chemistry.source,
-            force_field_xml=chemistry.force_field_xml, provenance=provenance, hyperparameters={
-                "network": asdict(self.network.hyper), "sampling": asdict(self.sampling),
-                "vocabulary": {"slots": list(self.vocabulary.slots), "bead_types": list(self.vocabulary.bead_types)}})
+            force_field_xml=chemistry.force_field_xml, provenance=provenance,
+            hyperparameters={**hyperparameters, "sampling": asdict(self.sampling)})
 
     def generate(self, target: Target, beads: np.ndarray, box, *, n_samples: int = 1, rng: np.random.Generator,
                  progress=None, workers: Workers | None = None) -> np.ndarray:
@@ -107,6 +102,24 @@ class FlowGenerator:
         return integrated(self.network, self.base, self.sampling, env, noise)
 
 
+def packed(network: FlowNetwork, base: BaseDistribution, vocabulary: Vocabulary) -> tuple[dict, dict]:
+    """Weights and hyperparameters of a model file."""
+    weights = {**network.state_dict(), **{f"base.{f.name}": getattr(base, f.name) for f in fields(base)}}
+    return weights, {"network": asdict(network.hyper), "vocabulary": {
+        "slots": list(vocabulary.slots), "bead_types": list(vocabulary.bead_types)}}
+
+
+def unpacked(model: ModelFile, network_type: type, base_type: type) -> tuple:
+    """The inverse of :func:`packed`: network, base distribution and vocabulary."""
+    vocabulary = Vocabulary(**{k: tuple(v) for k, v in model.hyperparameters["vocabulary"].items()})
+    network = network_type(FlowHyperparameters(**model.hyperparameters["network"]), len(vocabulary.slots),
+                           len(vocabulary.bead_types))
+    weights = dict(model.weights)
+    base = base_type(*(weights.pop(f"base.{f.name}") for f in fields(base_type)))
+    network.load_state_dict(weights)
+    return network, base, vocabulary
+
+
 def integrated(network: FlowNetwork, base: BaseDistribution, sampling: FlowSampling, env: Environment,
                noise: Noise) -> torch.Tensor:
     """Own atoms (B, S, 3), local nm, by midpoint steps from the base distribution."""
@@ -128,8 +141,8 @@ class BaseDistribution:
     mean: torch.Tensor
     spread: torch.Tensor
 
-    def to(self, device) -> BaseDistribution:
-        return BaseDistribution(self.mean.to(device), self.spread.to(device))
+    def to(self, device) -> Self:
+        return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def of(self, env: Environment) -> tuple[torch.Tensor, torch.Tensor]:
         """Means (B, S, 3) and spreads (B, S, 1), angstrom, of own atoms."""
