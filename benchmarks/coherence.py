@@ -4,9 +4,10 @@
         --other library=runs/library.pt
 
 Held-out runs are cut into segments whose beads are backmapped side by side: by the model, by the same model without
-the frame before, and by ``--other`` models. Each trajectory is judged against the runs by
-:mod:`openmm_backmap.analysis.kinetics`, and the time it took is told. Makes ``docs/coherence-CHEMISTRY.md`` with its
-figures. CG trajectories of other origin (``--cg``) are backmapped by the model and judged with their clock normalised.
+the frame before, as drawn where its frames are refined by default, and by ``--other`` models. Each trajectory is judged
+against the runs by :mod:`openmm_backmap.analysis.kinetics`, and the time it took is told. Makes
+``docs/coherence-CHEMISTRY.md`` with its figures. CG trajectories of other origin (``--cg``) are backmapped by the model
+and judged with their clock normalised.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from openmm_backmap.analysis.kinetics.results import Judgement, summary_table
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.errors import BackmapError
+from openmm_backmap.generators.base import default_refine, find_model
 from openmm_backmap.io.atomistic import find_files
 from openmm_backmap.io.writers import TrajectoryWriter, replacing
 
@@ -47,7 +49,7 @@ class WithoutPast:
     coherent = True
 
     def __init__(self, generator):
-        self.generator = generator
+        self.generator, self.molecule = generator, generator.molecule
 
     def generate(self, *arguments, previous=None, **options):
         return self.generator.generate(*arguments, **options)
@@ -77,18 +79,20 @@ def main(runs: tuple[Path, ...], chemistry: str, model: str, others: tuple[str, 
                 "n_cells": cells, "independent": trajectories(independent)}
     try:
         beads = [segment for run in runs for segment in cut(run, chemistry, segments)]
-        methods = {model: (model, True), f"{model}, no past": (model, False),
-                   **{label: (path, True) for label, _, path in (other.partition("=") for other in others)}}
+        methods = {model: (model, True, None), f"{model}, no past": (model, False, None),
+                   **{label: (path, True, None) for label, _, path in (other.partition("=") for other in others)}}
+        if default_refine(find_model(model)) != "none":
+            methods[f"{model}, as drawn"] = model, True, "none"
         made, speeds = {}, {}
-        for label, (path, remembers) in methods.items():
-            made[label], speeds[label] = backmapped(label, path, remembers, beads, seed, out / HELD_OUT)
+        for label, (path, remembers, refine) in methods.items():
+            made[label], speeds[label] = backmapped(label, path, remembers, refine, beads, seed, out / HELD_OUT)
         with Bars() as bars:
             found = {HELD_OUT: judge_trajectories(trajectories(runs), made, out=out / HELD_OUT / "report",
                                                   progress=bars, **settings)}
             if cg:
                 walks = [mdtraj.load(str(file), top=str(cg_topology)) for file in find_files(cg)]
                 label = f"{model} on CG runs"
-                files, speeds[label] = backmapped(label, model, True, walks, seed, out / CG)
+                files, speeds[label] = backmapped(label, model, True, None, walks, seed, out / CG)
                 found[CG] = judge_trajectories(trajectories(runs), {label: files}, out=out / CG / "report",
                                                progress=bars, normalise=[label], **settings)
     except BackmapError as error:
@@ -107,12 +111,13 @@ def cut(run: Path, chemistry: str, segments: int) -> list[mdtraj.Trajectory]:
     return [beads[k * n:(k + 1) * n] for k in range(segments)]
 
 
-def backmapped(label: str, model: str, remembers: bool, beads: list[mdtraj.Trajectory], seed: int,
+def backmapped(label: str, model: str, remembers: bool, refine: str | None, beads: list[mdtraj.Trajectory], seed: int,
                out: Path) -> tuple[list[Path], float]:
     """Files of one label, and frames a second; kept beside them, and taken from there for the same model."""
     backmapper = Backmapper(model)
     folder = out / label.replace(", ", "_").replace(" ", "-")
-    made = {"sha256": backmapper.model.sha256, "remembers": remembers, "seed": seed, "frames": sum(map(len, beads))}
+    made = {"sha256": backmapper.model.sha256, "remembers": remembers, "refine": refine, "seed": seed,
+            "frames": sum(map(len, beads))}
     record = folder / "made.json"
     files = [folder / f"segment_{k:03d}.xtc" for k in range(len(beads))]
     if record.exists():
@@ -124,7 +129,7 @@ def backmapped(label: str, model: str, remembers: bool, beads: list[mdtraj.Traje
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with Bars() as bars:
-        write(backmapper.follow(beads, seed=seed), files, label, made["frames"], bars)
+        write(backmapper.follow(beads, seed=seed, refine=refine), files, label, made["frames"], bars)
     speed = made["frames"] / (time.perf_counter() - start)
     with replacing(record, overwrite=True) as part:
         part.write_text(json.dumps({**made, "frames_per_s": speed}))
@@ -165,7 +170,7 @@ def write_page(found: dict[str, Judgement], speeds: dict[str, float], chemistry:
         f"{date.today().isoformat()}, openmm_backmap {__version__}, {this_machine()['processor']}, "
         f"{this_machine()['cores']} cores. Command:", "", "```", f"python {words}", "```", "",
         *table(held_out), "",
-        "Frames a second, of all segments side by side, network, projection and writing of `.xtc` files together: "
+        "Frames a second, of all segments side by side, network, refinement and writing of `.xtc` files together: "
         + ", ".join(f"{label} {speed:,.0f}" for label, speed in speeds.items()) + ".", ""]
     for name, title in ((HELD_OUT, "Figures"), (CG, "CG runs")):
         if name in found:

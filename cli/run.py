@@ -43,7 +43,7 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--refine", type=click.Choice(["none", "minimize", "equilibrate"]),
               help="How far to take the atoms drawn, with the beads held; a result that MD cannot start from is "
                    "refused, with 'none' only reported. [default: equilibrate; none for baselines, whose own "
-                   "minimisation is the published one]")
+                   "minimisation is the published one, and for adp and adp-cvae]")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True),
               help="Temperature in K. [default: that of the model's chemistry]")
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="First frame, counted from 0.")

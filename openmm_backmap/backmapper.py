@@ -174,8 +174,9 @@ class Backmapper:
         keep : path, optional
             Folder in which stretches of frames are kept: the same call goes on after an interruption.
 
-        The others are those of :meth:`frames`; ``refine`` can only be ``"none"``, and there is neither a temperature
-        to choose nor workers.
+        The others are those of :meth:`frames`, but there is neither a temperature to choose nor workers. With
+        ``refine="equilibrate"`` (the default of family ``coherent-beads``) every frame goes through 0.12 ps of dynamics
+        with its beads held, and the result is what the next frame is given; ``"minimize"`` is refused.
 
         Yields
         ------
@@ -187,6 +188,8 @@ class Backmapper:
         InputError
             The model draws frames by themselves, the trajectories are not of one topology, or what only models that
             draw frames by themselves can do is asked for.
+        RefinementError
+            No atoms without overlaps or strain were found for a frame.
         """
         from openmm_backmap.follow import KeptStretches, follow
 

@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openmm_backmap.errors import InputError
+from openmm_backmap.errors import InputError, RefinementError
 from openmm_backmap.io.frames import CGFrame
 from openmm_backmap.io.writers import replacing
 from openmm_backmap.job import Backmapped, Drawn, Job
 from openmm_backmap.refine.batches import ExactBatch
+from openmm_backmap.refine.held import HeldDynamics
 from openmm_backmap.trajectory import KeptFrames, digest
 
 #: frames of each trajectory that are in memory at a time
 STRETCH = 200
+# Draws of a frame whose atoms dynamics cannot start from.
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ def follow(job: Job, trajectories: Sequence[Iterator[CGFrame]], n_samples: int =
     """
     if not getattr(job.generator, "coherent", False):
         raise InputError(f"{job.spec.model.name} draws every frame by itself and does not follow a trajectory")
-    if job.spec.settings.mode != "none":
-        raise InputError(f"trajectories that {job.spec.model.name} follows are not refined frame by frame: use "
-                         "refine none")
+    if job.spec.settings.mode == "minimize":
+        raise InputError(f"frames that {job.spec.model.name} follows are not minimised, since minima follow each other "
+                         "in jumps: use refine equilibrate or none")
     walk, stretch = _Walk(job, n_samples), stretch or STRETCH
     trajectories, number = [iter(frames) for frames in trajectories], 0
     previous: dict[int, np.ndarray] = {}
@@ -120,6 +123,9 @@ class _Walk:
     def __init__(self, job: Job, n_samples: int):
         self.job, self.n_samples = job, n_samples
         self.exact = ExactBatch(job.target) if job.spec.project else None
+        settings = job.spec.settings
+        self.held = None if settings.mode == "none" else HeldDynamics(
+            job.generator.molecule, settings.temperature_K or job.target.chemistry.temperature_K, job.platform)
 
     def along(self, read: dict[int, tuple[CGFrame, ...]], previous: dict[int, np.ndarray],
               number: int) -> dict[int, np.ndarray]:
@@ -140,7 +146,25 @@ class _Walk:
         wanted = np.repeat(beads, n, axis=0)
         before = None if last[0] is None else np.concatenate(last)
         rng = np.random.default_rng([job.spec.seed, number])
-        atoms = job.generator.generate(job.target, wanted, None, n_samples=len(wanted), rng=rng, previous=before)
-        if self.exact:
-            atoms = self.exact(atoms, wanted)
+        atoms = self._drawn(wanted, before, rng) if self.held is None else self._moved(wanted, before, rng, number)
         return atoms.reshape(len(beads), n, *atoms.shape[1:])
+
+    def _drawn(self, beads: np.ndarray, before: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        """Atoms (B, n_atoms, 3) for beads (B, n_beads, 3) and the atoms one frame before."""
+        job = self.job
+        atoms = job.generator.generate(job.target, beads, None, n_samples=len(beads), rng=rng, previous=before)
+        return self.exact(atoms, beads) if self.exact else atoms
+
+    def _moved(self, beads: np.ndarray, before: np.ndarray | None, rng: np.random.Generator,
+               number: int) -> np.ndarray:
+        """The same after dynamics with the beads held; what stays overlapping or strained is drawn again."""
+        atoms, left = np.empty((len(beads), self.job.target.n_atoms, 3)), np.arange(len(beads))
+        for _ in range(_TRIES):
+            drawn = self._drawn(beads[left], None if before is None else before[left], rng)
+            molecules, sound = self.held(drawn.reshape(-1, self.held.molecule.n_atoms, 3), rng)
+            atoms[left] = self.exact(molecules.reshape(drawn.shape), beads[left])
+            left = left[~sound.reshape(len(left), -1).all(axis=1)]
+            if not len(left):
+                return atoms
+        raise RefinementError(f"{self.job.spec.where}: frame {number} (from 0) has beads for which {_TRIES} draws gave "
+                              "no atoms without overlaps or strain; try another seed, or refine none")

@@ -190,3 +190,11 @@ def test_templates_of_a_monomer_may_differ_in_their_atoms():
     content["monomers"]["DI"]["beads"]["P"]["atoms"].append("H9")
     with pytest.raises(ChemistryError, match="atoms H9 are in none of its residues DI"):
         parse_chemistry(yaml.safe_dump(content), FORCE_FIELD)
+
+
+def test_an_implicit_solvent_is_one_that_openmm_has():
+    chignolin = load_chemistry("chignolin")
+    assert chignolin.implicit_solvent == "amber99_obc.xml" and load_chemistry("sps").implicit_solvent is None
+    source = chignolin.source.replace("amber99_obc.xml", "../../secret.xml")
+    with pytest.raises(ChemistryError, match="implicit_solvent is '../../secret.xml'; known: amber96_obc.xml"):
+        parse_chemistry(source, chignolin.force_field_xml)

@@ -103,7 +103,7 @@ def _once(step, limit):
 @pytest.mark.parametrize(("more", "said"), [
     (["--dask", "local:2"], "--dask is for models that draw every frame by itself"),
     (["--temperature", "310"], "temperature is for models that draw every frame by itself: leave it out"),
-    (["--refine", "minimize"], "are not refined frame by frame: use refine none"),
+    (["--refine", "minimize"], "are not minimised, since minima follow each other in jumps"),
 ])
 def test_what_does_not_go_together_is_said(folder, tmp_path, more, said):
     result = run(folder, folder / "a.xtc", "--topology", folder / "cg.pdb", "-o", tmp_path / "aa.xtc", *more)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from small_peptide import peptide, small_trajectories, walk
 
-from openmm_backmap.errors import InputError
+from openmm_backmap.analysis.kinetics.energies import FrameEnergies
+from openmm_backmap.errors import InputError, RefinementError
 from openmm_backmap.follow import follow
 from openmm_backmap.generators.coherent.network import CoherentHyperparameters
 from openmm_backmap.geometry.checks import mapped
@@ -14,6 +15,7 @@ from openmm_backmap.refine import RefineSettings
 from openmm_backmap.refine.batches import ExactBatch
 from openmm_backmap.refine.projection import bond_error
 from openmm_backmap.training.coherent_flow import CoherentFlowTrainer, CoherentFlowTraining
+from openmm_backmap.training.library import LibraryTrainer, LibraryTraining
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,38 @@ def test_samples_and_frames_have_random_numbers_of_their_own(model):
     assert not np.allclose(repeated[1], repeated[2], atol=1e-3)
 
 
+def test_frames_are_equilibrated_with_beads_and_bonds_exact():
+    dataset = small_trajectories(2, 40)
+    model = LibraryTrainer(dataset, dataset, LibraryTraining()).generator().to_model(dataset.chemistry, {})
+    work = job(model, 2, settings=RefineSettings(mode="equilibrate"))
+    trajectories = [cg(4, 2), cg(2, 2, seed=2)]
+    items = list(follow(work, trajectories, 2, stretch=3))
+    exact, energies = ExactBatch(peptide()), FrameEnergies(peptide())
+    warm = np.median(energies(walk(40)[20:]))
+    for k, frames in enumerate(trajectories):
+        atoms = whole(items, k)
+        assert mapped(work.target, atoms) == pytest.approx(np.stack([[f.positions for f in frames]] * 2), abs=1e-9)
+        molecules = atoms.reshape(-1, 22, 3)
+        assert max(bond_error(x, exact.pairs, exact.lengths) for x in molecules) < 1e-9
+        # Those that the model is given come from a minimum, and are colder.
+        assert np.median(energies(molecules)) == pytest.approx(warm, abs=20)
+    again = list(follow(job(model, 2, settings=RefineSettings(mode="equilibrate")), trajectories, 2, stretch=2))
+    assert np.array_equal(whole(items, 0), whole(again, 0))
+
+
+def test_frames_that_no_draw_makes_sound_are_an_error(model, monkeypatch):
+    work = job(model, settings=RefineSettings(mode="equilibrate"))
+    calls = []
+
+    def overlapping(target, beads, box, *, n_samples, **_):
+        calls.append(n_samples)
+        return np.full((n_samples, target.n_atoms, 3), np.nan)
+    monkeypatch.setattr(work.generator, "generate", overlapping)
+    with pytest.raises(RefinementError, match=r"cg.pdb: frame 0 \(from 0\) has beads for which 10 draws gave no atoms"):
+        list(follow(work, [cg(2)]))
+    assert len(calls) == 10
+
+
 def test_bonds_that_end_in_beads_are_made_exact_one_by_one():
     """Hydrogens that a bead counts cannot be moved alone."""
     from dataclasses import replace
@@ -106,8 +140,8 @@ def test_bonds_that_end_in_beads_are_made_exact_one_by_one():
 def test_what_cannot_be_followed_is_said(model):
     from openmm_backmap.generators.base import find_model
 
-    with pytest.raises(InputError, match="not refined frame by frame: use refine none"):
-        list(follow(job(model, settings=RefineSettings(mode="equilibrate")), [cg(2)]))
+    with pytest.raises(InputError, match="are not minimised.*: use refine equilibrate or none"):
+        list(follow(job(model, settings=RefineSettings(mode="minimize")), [cg(2)]))
     other = find_model("random", "adp")
     with pytest.raises(InputError, match="random draws every frame by itself"):
         list(follow(job(other), [cg(2)]))

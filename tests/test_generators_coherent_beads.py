@@ -12,6 +12,7 @@ from openmm_backmap.errors import InputError
 from openmm_backmap.generators.coherent.beads import FollowedSurroundings, SideBySide
 from openmm_backmap.generators.flow import FlowHyperparameters
 from openmm_backmap.geometry.checks import mapped
+from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
 from openmm_backmap.training.coherent_beads import CoherentBeadsTrainer, CoherentBeadsTraining
 
 NETWORK = FlowHyperparameters(width=16, heads=2, layers=1, context_atoms=20, context_beads=5)
@@ -96,3 +97,15 @@ def test_other_molecules_to_validate_on_are_refused(dataset):
     system = replace(longer.systems[0], starts=np.arange(8))
     with pytest.raises(InputError, match="no two frames of the snapshots follow each other"):
         CoherentBeadsTrainer(dataset, replace(longer, systems=(system,)), SETTINGS)
+
+
+def test_hydrogens_of_a_group_are_named_the_same_way_around_in_every_frame(dataset):
+    molecule, x = peptide(), dataset.systems[0].positions[:5].astype(float)
+    ordered = with_ordered_hydrogens(molecule, x)
+    methyl = [k for k, name in enumerate(molecule.atom_names) if name in ("HB1", "HB2", "HB3")]
+    assert len(methyl) == 3
+    mixed = ordered.copy()
+    mixed[1::2, methyl[1:]] = ordered[1::2, methyl[:0:-1]]
+    assert not np.array_equal(mixed, ordered)
+    assert np.array_equal(with_ordered_hydrogens(molecule, mixed), ordered)
+    assert np.array_equal(with_ordered_hydrogens(molecule, ordered[0]), ordered[0])

@@ -275,7 +275,7 @@ def test_hydrogens_are_named_the_same_way_around():
     from openmm_backmap.analysis.kinetics.observables import observables_of
     from openmm_backmap.chemistry import build_target, load_chemistry
     from openmm_backmap.geometry.builder import build_coordinates
-    from openmm_backmap.reference.peptide import with_ordered_hydrogens
+    from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
 
     target = build_target(load_chemistry("chignolin"), [["TYR", "TYR", "ASP", "PRO", "GLU", "THR", "GLY", "THR", "TRP",
                                                          "TYR"]])

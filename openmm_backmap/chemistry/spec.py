@@ -24,6 +24,8 @@ from openmm_backmap.registry import unknown_name
 SHIPPED = ("sps", "octane", "cumene", "tmbt", "adp", "chignolin")
 POSITIONS = ("middle", "first", "last", "single")
 CONSTRAINTS = ("none", "h-bonds", "all-bonds")
+#: force field files of OpenMM that add an implicit solvent to its AMBER force fields
+IMPLICIT_SOLVENTS = ("amber96_obc.xml", "amber99_obc.xml", "amber03_obc.xml", "amber10_obc.xml")
 METHODS = ("PME", "Ewald", "LJPME", "CutoffPeriodic")
 
 
@@ -151,7 +153,8 @@ class NonbondedSpec:
 class Chemistry:
     """Everything that is known about the molecules of one model, and the force field that they obey.
 
-    ``source`` and ``force_field_xml`` are the texts it was read from: a model file carries them.
+    ``source`` and ``force_field_xml`` are the texts it was read from: a model file carries them. ``implicit_solvent``
+    is the file of OpenMM that the molecules are solvated by where they are moved by themselves.
     """
 
     name: str
@@ -165,6 +168,7 @@ class Chemistry:
     templates: Mapping[str, ResidueTemplate]
     source: str = field(repr=False)
     force_field_xml: str = field(repr=False)
+    implicit_solvent: str | None = None
 
     def force_field(self):
         """The ``openmm.app.ForceField`` of this chemistry."""
@@ -228,7 +232,8 @@ def parse_chemistry(source: str, force_field_xml: str, where: str = "chemistry",
     ``content`` is what the first text says, where it has been read before: YAML is not needed then.
     """
     content = read_mapping(source, where) if content is None else content
-    only_known(content, where, "name title monomers end cg nonbonded constraints temperature_K force_field")
+    only_known(content, where, "name title monomers end cg nonbonded constraints temperature_K force_field "
+               "implicit_solvent")
     templates = _parse_templates(force_field_xml, where)
     try:
         monomers = {name: _monomer(name, m, where) for name, m in content["monomers"].items()}
@@ -240,7 +245,7 @@ def parse_chemistry(source: str, force_field_xml: str, where: str = "chemistry",
             name=str(content["name"]), title=str(content.get("title", content["name"])), monomers=monomers, end=end,
             cg=cg, nonbonded=NonbondedSpec(**nonbonded), constraints=str(content.get("constraints", "none")),
             temperature_K=float(content["temperature_K"]), templates=templates, source=source,
-            force_field_xml=force_field_xml)
+            force_field_xml=force_field_xml, implicit_solvent=content.get("implicit_solvent"))
     except KeyError as error:
         raise ChemistryError(f"{where}: missing entry {error}") from None
     except (TypeError, AttributeError) as error:
@@ -369,9 +374,10 @@ def _check(chemistry: Chemistry, where: str) -> None:
             if set(naming) != beads and len(chemistry.monomers) == 1:
                 raise ChemistryError(f"{where}: cg: a naming must name the beads {', '.join(sorted(beads))}")
     for key, value, known in (("constraints", chemistry.constraints, CONSTRAINTS),
-                              ("nonbonded: method", chemistry.nonbonded.method, METHODS)):
+                              ("nonbonded: method", chemistry.nonbonded.method, METHODS),
+                              ("implicit_solvent", chemistry.implicit_solvent, (None, *IMPLICIT_SOLVENTS))):
         if value not in known:
-            raise ChemistryError(f"{where}: {key} is {value!r}; known: {', '.join(known)}")
+            raise ChemistryError(f"{where}: {key} is {value!r}; known: {', '.join(filter(None, known))}")
     if chemistry.end and chemistry.end.residue not in chemistry.templates:
         raise ChemistryError(f"{where}: end: the force field has no residue {chemistry.end.residue}")
 

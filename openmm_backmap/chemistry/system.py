@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +74,15 @@ def create_flexible_system(target: Target, box: np.ndarray | None, hydrogen_mass
     """:func:`create_system` with no constraints, whatever the chemistry says: bonds carry energy."""
     flexible = replace(target, chemistry=replace(target.chemistry, constraints="none"))
     return create_system(flexible, box, hydrogen_mass=hydrogen_mass)
+
+
+def implicit_solvent_force(target: Target, file: str):
+    """The ``openmm.GBSAOBCForce`` that OpenMM's force field ``file`` adds to the molecules of ``target``."""
+    from openmm import GBSAOBCForce, app
+
+    solvated = app.ForceField(io.StringIO(target.chemistry.force_field_xml), file)
+    system = solvated.createSystem(target.topology, nonbondedMethod=app.NoCutoff)
+    return copy.deepcopy(next(force for force in system.getForces() if isinstance(force, GBSAOBCForce)))
 
 
 def _fold_lennard_jones(system) -> None:

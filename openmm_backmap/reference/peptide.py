@@ -15,7 +15,7 @@ import numpy as np
 
 from openmm_backmap.chemistry import Target, build_target, load_chemistry
 from openmm_backmap.errors import InputError, RefinementError
-from openmm_backmap.geometry.tables import neighbour_lists
+from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
 from openmm_backmap.io.writers import write_structure
 from openmm_backmap.reference.recording import Recording
 from openmm_backmap.reference.solution import add_water, explicit_system, implicit_system
@@ -133,23 +133,6 @@ def grown_peptide(target: Target, rng: np.random.Generator, platform, progress: 
         return snapshot(whole)[0]
 
     return with_ordered_hydrogens(target, grow(target, rng, settle, progress))
-
-
-def with_ordered_hydrogens(target: Target, positions: np.ndarray) -> np.ndarray:
-    """Positions (n_atoms, 3), nm, with the hydrogens of each methyl and methylene group named the same way around.
-
-    Dynamics never changes which way it is: a model that follows a trajectory would have to know it.
-    """
-    order = np.arange(target.n_atoms)
-    for centre, near in enumerate(neighbour_lists(target.n_atoms, target.bonds)):
-        hydrogens = sorted(a for a in near if target.elements[a] == "H")
-        others = sorted(set(near) - set(hydrogens))
-        if len(near) != 4 or len(hydrogens) < 2:
-            continue
-        a, b, c = positions[(others + hydrogens)[:3]] - positions[centre]
-        if np.cross(a, b) @ c < 0:
-            order[hydrogens[-2:]] = hydrogens[:-3:-1]
-    return positions[order]
 
 
 def hydrogen_mass(timestep_ps: float) -> float | None:

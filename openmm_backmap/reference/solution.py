@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import io
 
 import numpy as np
 
 from openmm_backmap.chemistry import Chemistry, Target, create_system, with_box
+from openmm_backmap.chemistry.system import implicit_solvent_force
 from openmm_backmap.reference.stages import scale_molecules
 
 IMPLICIT = "amber99_obc.xml"
@@ -20,11 +20,8 @@ def implicit_system(target: Target, hydrogen_mass: float | None = None):
 
     The model is OBC(II) (Proteins 55, 383 (2004)) with the surface term and radii of OpenMM's ``amber99_obc.xml``.
     """
-    from openmm import GBSAOBCForce, app
-
     system = create_system(target, None, hydrogen_mass=hydrogen_mass)
-    solvated = _force_field(target.chemistry, IMPLICIT).createSystem(target.topology, nonbondedMethod=app.NoCutoff)
-    system.addForce(copy.deepcopy(next(f for f in solvated.getForces() if isinstance(f, GBSAOBCForce))))
+    system.addForce(implicit_solvent_force(target, IMPLICIT))
     return system
 
 

@@ -18,6 +18,7 @@ from openmm_backmap.generators.coherent.beads import (
 )
 from openmm_backmap.generators.flow.network import SCALE
 from openmm_backmap.geometry.checks import mapped
+from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.training.dataset import Dataset
 from openmm_backmap.training.flow import Batches, FlowTrainer, FlowTraining, bead_weights
@@ -49,10 +50,11 @@ class FollowedBatches(Batches):
         self.settings, self.device, self.frames = settings, device, []
         pairs, hyper = Pairs.of(dataset), settings.network
         self.molecule = pairs.molecule
+        positions = with_ordered_hydrogens(self.molecule, pairs.positions.double().numpy())
         side_by_side = cache(lambda n: SideBySide(pairs.molecule, n, vocabulary, device))
         for chosen in torch.randperm(len(pairs.later), generator=torch.Generator().manual_seed(0)).split(_TOGETHER):
             together, later = side_by_side(len(chosen)), pairs.later[chosen]
-            before, now = (together.joined(pairs.positions[k].double().numpy(), 0.0)
+            before, now = (together.joined(positions[k], 0.0)
                            for k in (later - pairs.step[chosen], later))
             around = FollowedSurroundings(together.tables, mapped(together.target, now), hyper.context_atoms,
                                           hyper.context_beads, before)

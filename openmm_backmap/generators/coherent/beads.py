@@ -21,12 +21,14 @@ from openmm_backmap.generators.coherent.base import CoherentGenerator
 from openmm_backmap.generators.flow.generator import BaseDistribution, FlowSampling, integrated, packed, unpacked
 from openmm_backmap.generators.flow.network import SCALE, Context, FlowHyperparameters, FlowNetwork
 from openmm_backmap.geometry.checks import mapped
+from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
 from openmm_backmap.model_file import ModelFile
 from openmm_backmap.sampling.sweeps import Noise, SweepSettings, sample_beads
 
 #: molecules that do not see each other, side by side: nm from one to the next
 APART_NM = 8.0
-DEFAULT_SWEEPS = SweepSettings(gibbs=1, max_redraws=5)
+#: one pass and few steps: atoms of a frame before leave little to find, and dynamics with the beads held follows
+DEFAULT_SWEEPS, DEFAULT_SAMPLING = SweepSettings(gibbs=0, max_redraws=5), FlowSampling(steps=2)
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,11 @@ class CoherentBeadsGenerator(CoherentGenerator):
     vocabulary : Vocabulary
     """
 
-    family = "coherent-beads"
+    family, default_refine = "coherent-beads", "equilibrate"
 
     def __init__(self, molecule: Target, network: FollowingNetwork, base: FollowingBase, vocabulary: Vocabulary,
-                 device: str = "cpu", sampling: FlowSampling = FlowSampling(), sweeps: SweepSettings = DEFAULT_SWEEPS):
+                 device: str = "cpu", sampling: FlowSampling = DEFAULT_SAMPLING,
+                 sweeps: SweepSettings = DEFAULT_SWEEPS):
         super().__init__(molecule)
         self.network, self.base, self.vocabulary = network.to(device).eval(), base.to(device), vocabulary
         self.device, self.sampling, self.sweeps = device, sampling, sweeps
@@ -165,7 +168,7 @@ class CoherentBeadsGenerator(CoherentGenerator):
         around = FollowedSurroundings(together.tables, together.joined(beads, centres), hyper.context_atoms,
                                       hyper.context_beads, before)
         drawn = sample_beads(around, None, self._draw, self.sweeps, rng)
-        return together.parted(drawn.cpu().numpy().astype(float), centres)
+        return with_ordered_hydrogens(self.molecule, together.parted(drawn.cpu().numpy().astype(float), centres))
 
     def _draw(self, env: FollowedEnvironment, noise: Noise) -> torch.Tensor:
         return integrated(self.network, self.base, self.sampling, env, noise)

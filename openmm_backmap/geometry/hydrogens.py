@@ -1,0 +1,28 @@
+"""Hydrogens of methyl and methylene groups, named the same way around in every frame."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openmm_backmap.chemistry.target import Target
+from openmm_backmap.geometry.tables import neighbour_lists
+
+
+def with_ordered_hydrogens(target: Target, positions: np.ndarray) -> np.ndarray:
+    """Positions (..., n_atoms, 3) in which the last two hydrogens of a group change places where they are named the
+    other way around.
+
+    These atoms are alike, but dynamics never swaps two of one carbon, and a model that follows a trajectory would have
+    to know which way they were named. The way chosen follows from the order of the atoms alone.
+    """
+    ordered = np.array(positions)
+    for centre, near in enumerate(neighbour_lists(target.n_atoms, target.bonds)):
+        hydrogens = sorted(a for a in near if target.elements[a] == "H")
+        others = sorted(set(near) - set(hydrogens))
+        if len(near) != 4 or len(hydrogens) < 2:
+            continue
+        a, b, c = (positions[..., k, :] - positions[..., centre, :] for k in (others + hydrogens)[:3])
+        wrong = ((np.cross(a, b) * c).sum(-1) < 0)[..., None, None]
+        last = hydrogens[-2:]
+        ordered[..., last, :] = np.where(wrong, positions[..., last[::-1], :], positions[..., last, :])
+    return ordered

@@ -1,0 +1,147 @@
+"""Short dynamics with the beads held: what takes the atoms of a frame to the statistics of the force field.
+
+A frame of a trajectory may not be equilibrated for long, or it forgets the frame before; but bonds, angles and contacts
+need a tenth of a picosecond alone. Beads must be single atoms: these do not move at all.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+
+from openmm_backmap.chemistry.system import create_flexible_system, implicit_solvent_force
+from openmm_backmap.chemistry.target import Target
+from openmm_backmap.cores import n_cores
+from openmm_backmap.energy.bridge import TorchEnergy
+from openmm_backmap.errors import InputError
+from openmm_backmap.refine.systems import HYDROGEN_MASS, force_norms, positions_of
+from openmm_backmap.units import GAS_CONSTANT
+
+TIMESTEP_PS = 0.002
+#: dynamics is cut into so many stretches of so many steps, each with new velocities
+STRETCHES, STEPS = 6, 10
+# kJ/mol/nm. Dynamics with such steps cannot follow larger forces; they are taken out first.
+_READY_FORCE = 1.5e4
+_RELAXING_STEPS, _MOST_ROUNDS = 30, 10
+# kT. One bond or angle in some 10^8 has so much; what has more is caught in a knot, which short dynamics do not undo.
+_STRAINED = 15.0
+_ALL = -1
+
+
+class HeldDynamics:
+    """Dynamics of molecules that do not see each other, each with its beads where they are.
+
+    The force field is that of the chemistry with flexible bonds, and the implicit solvent that the chemistry names.
+    Velocities are drawn anew every 0.02 ps (H. C. Andersen, J. Chem. Phys. 72, 2384 (1980)), which takes most of what
+    the atoms drawn have too much or too little of stiff energy in 0.12 ps, and leaves torsions where they are.
+
+    Parameters
+    ----------
+    molecule : Target
+        One molecule, whose beads are single atoms.
+    temperature_K : float
+    platform : str, optional
+        OpenMM platform. Molecules are spread over cores where it is one of the processor.
+
+    Raises
+    ------
+    InputError
+        A bead is more than one atom.
+    """
+
+    def __init__(self, molecule: Target, temperature_K: float, platform: str | None = None):
+        mapping = molecule.mapping.toarray()
+        if ((mapping > 0).sum(1) != 1).any():
+            raise InputError(f"chemistry {molecule.chemistry.name}: its beads are not single atoms, which trajectories "
+                             "need to be refined: use refine none")
+        self.molecule, self.platform = molecule, platform
+        self.system = _system(molecule, mapping.argmax(1))
+        masses = np.array([self.system.getParticleMass(i)._value for i in range(molecule.n_atoms)])
+        self._lightness = np.divide(1.0, masses, out=np.zeros_like(masses), where=masses > 0)[:, None]
+        self._speed = np.sqrt(GAS_CONSTANT * temperature_K * self._lightness)
+        self._strain = [part for part in TorchEnergy.from_system(create_flexible_system(molecule, None)).bonded
+                        if part.kind in ("bond", "angle")]
+        self._most_strain = _STRAINED * GAS_CONSTANT * temperature_K
+        self._contexts: SimpleQueue = SimpleQueue()
+        self._pool = None
+
+    def __call__(self, positions: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (B, n_atoms, 3), nm, after dynamics; and which (B,) came to a sound state: finite forces, and no
+        bond or angle strained beyond what the temperature does.
+        """
+        if self._pool is None:
+            self._start()
+        results = list(self._pool.map(self._moved, positions, rng.spawn(len(positions))))
+        moved, sound = np.stack([x for x, _ in results]), np.array([sound for _, sound in results])
+        return moved, sound & (self._largest_strain(moved) < self._most_strain)
+
+    def _largest_strain(self, positions: np.ndarray) -> np.ndarray:
+        """The most energy (B,), kJ/mol, of a bond or angle. Bonds to hydrogen, which swing freely here, count too."""
+        x = torch.as_tensor(positions)
+        return torch.cat([part.energies(x, None) for part in self._strain], dim=1).amax(1).numpy()
+
+    def _start(self) -> None:
+        from openmm_backmap.energy.platforms import best_platform
+
+        platform = best_platform(self.platform)
+        on_cores = platform.getName() in ("CPU", "Reference")
+        properties = {"Threads": "1"} if platform.getName() == "CPU" else {}
+        n = n_cores() if on_cores else 1
+        for _ in range(n):
+            self._contexts.put(_context(self.system, platform, properties))
+        self._pool = ThreadPoolExecutor(n)
+
+    def _moved(self, start: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+        from openmm import OpenMMException
+
+        context = self._contexts.get()
+        try:
+            context.setPositions(start)
+            self._relax(context)
+            for _ in range(STRETCHES):
+                context.setVelocities(self._velocities(context, rng))
+                context.getIntegrator().step(STEPS)
+            moved = positions_of(context)
+            sound = np.isfinite(moved).all() and force_norms(context, _ALL).max() < 2 * _READY_FORCE
+        except OpenMMException:  # positions that are not numbers
+            sound = False
+        finally:
+            self._contexts.put(context)
+        return (moved, True) if sound else (start, False)
+
+    def _velocities(self, context, rng: np.random.Generator) -> np.ndarray:
+        """From the Maxwell distribution, and half a step back: those of OpenMM's Verlet integrator lag behind. Without
+        this, every draw would add heat."""
+        forces = context.getState(forces=True).getForces(asNumpy=True)._value
+        return rng.normal(size=forces.shape) * self._speed - TIMESTEP_PS / 2 * forces * self._lightness
+
+    @staticmethod
+    def _relax(context) -> None:
+        """Take out overlaps; nothing where there is none."""
+        from openmm import LocalEnergyMinimizer
+
+        relax = partial(LocalEnergyMinimizer.minimize, context, maxIterations=_RELAXING_STEPS)
+        for _ in range(_MOST_ROUNDS):
+            if force_norms(context, _ALL).max() < _READY_FORCE:
+                return
+            relax()
+
+
+def _system(molecule: Target, beads: np.ndarray):
+    """The force field with flexible bonds and heavy hydrogens; atoms that are beads have no mass and do not move."""
+    system = create_flexible_system(molecule, None, hydrogen_mass=HYDROGEN_MASS)
+    if molecule.chemistry.implicit_solvent:
+        system.addForce(implicit_solvent_force(molecule, molecule.chemistry.implicit_solvent))
+    for atom in beads.tolist():
+        system.setParticleMass(atom, 0.0)
+    return system
+
+
+def _context(system, platform, properties: dict[str, str]):
+    from openmm import Context, VerletIntegrator
+
+    return Context(system, VerletIntegrator(TIMESTEP_PS), platform, properties)

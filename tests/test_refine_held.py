@@ -1,0 +1,97 @@
+"""Short dynamics with the beads held."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_peptide import peptide, walk
+
+from openmm_backmap.analysis.kinetics.energies import FrameEnergies
+from openmm_backmap.chemistry import build_target, load_chemistry
+from openmm_backmap.errors import InputError
+from openmm_backmap.geometry.checks import mapped
+from openmm_backmap.refine.batches import ExactBatch
+from openmm_backmap.refine.held import HeldDynamics
+
+
+@pytest.fixture(scope="module")
+def held():
+    return HeldDynamics(peptide(), 300.0, "Reference")
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return walk(40)
+
+
+def energies(x):
+    target = peptide()
+    return FrameEnergies(target)(ExactBatch(target)(x, mapped(target, x)))
+
+
+def test_beads_stay_and_atoms_move(held, frames):
+    moved, sound = held(frames, np.random.default_rng(1))
+    assert sound.all()
+    assert mapped(held.molecule, moved) == pytest.approx(mapped(held.molecule, frames), abs=1e-12)
+    assert 0.01 < np.sqrt(np.square(moved - frames).sum(-1).mean()) < 0.1
+
+
+def test_equilibrium_stays_what_it_is(held, frames):
+    """Many times over, so that heat that each draw of velocities added would show."""
+    x, rng = frames, np.random.default_rng(2)
+    for _ in range(8):
+        x, sound = held(x, rng)
+        assert sound.all()
+    # A degree of freedom too warm by a tenth would add some 8 kJ/mol; the standard error is 3.
+    assert energies(x).mean() == pytest.approx(energies(frames).mean(), abs=12)
+
+
+def test_scattered_atoms_come_to_the_energies_of_the_temperature(held, frames):
+    rng, beads = np.random.default_rng(3), mapped(held.molecule, frames)
+    scattered = ExactBatch(held.molecule)(frames + rng.normal(scale=0.006, size=frames.shape), beads)
+    moved, sound = held(scattered, rng)
+    before, after, wanted = (np.median(energies(x)) for x in (scattered, moved[sound], frames))
+    assert before - wanted > 80 and abs(after - wanted) < (before - wanted) / 3 and sound.mean() > 0.8
+
+
+def test_a_molecule_does_not_depend_on_those_beside_it(held, frames):
+    one, _ = held(frames[:1], np.random.default_rng(4))
+    four, _ = held(frames[:4], np.random.default_rng(4))
+    again, _ = held(frames[:4], np.random.default_rng(4))
+    assert np.array_equal(one[0], four[0]) and np.array_equal(four, again)
+    assert not np.array_equal(*held(frames[[0, 0]], np.random.default_rng(4))[0])
+
+
+def test_what_dynamics_cannot_start_from_is_told(held, frames):
+    broken = frames[:3].copy()
+    broken[1, 5] = np.nan
+    moved, sound = held(broken, np.random.default_rng(5))
+    assert sound.tolist() == [True, False, True] and np.isfinite(moved[[0, 2]]).all()
+
+
+def test_a_knot_is_told(held, frames):
+    """A methyl group pulled through its carbon's bond: forces are finite, and an angle is bent for good."""
+    inverted = frames[:2].copy()
+    alpha, beta, hydrogen = 8, 10, 9
+    assert [held.molecule.atom_names[a] for a in (alpha, beta, hydrogen)] == ["CA", "CB", "HA"]
+    assert held._largest_strain(inverted).max() < held._most_strain
+    inverted[1, hydrogen] = frames[1, beta] + 0.06 * (frames[1, beta] - frames[1, alpha])
+    assert (held._largest_strain(inverted) < held._most_strain).tolist() == [True, False]
+
+
+def test_the_solvent_of_the_chemistry_acts():
+    from openmm_backmap.refine.held import _system
+
+    target = build_target(load_chemistry("chignolin"), [("TYR", "TYR", "ASP", "PRO", "GLU", "THR", "GLY", "THR", "TRP",
+                                                         "TYR")])
+    beads = target.mapping.toarray().argmax(1)
+    named = [force.getName() for force in _system(target, beads).getForces()]
+    vacuum = replace(target, chemistry=replace(target.chemistry, implicit_solvent=None))
+    assert named.count("GBSAOBCForce") == 1
+    assert "GBSAOBCForce" not in [force.getName() for force in _system(vacuum, beads).getForces()]
+
+
+def test_beads_of_several_atoms_are_refused():
+    octane = build_target(load_chemistry("octane"), [["OCT"]])
+    with pytest.raises(InputError, match="octane: its beads are not single atoms"):
+        HeldDynamics(octane, 350.0)
