@@ -15,7 +15,7 @@ from openmm_backmap.refine.batches import ExactBatch
 from openmm_backmap.refine.held import HeldDynamics
 from openmm_backmap.trajectory import KeptFrames, digest
 
-#: frames of each trajectory that are in memory at a time
+#: frames of each trajectory that are in memory at a time; fewer where a generator says so by its ``stretch``
 STRETCH = 200
 # Draws of a frame whose atoms dynamics cannot start from.
 _TRIES = 10
@@ -73,7 +73,7 @@ def follow(job: Job, trajectories: Sequence[Iterator[CGFrame]], n_samples: int =
     if job.spec.settings.mode == "minimize":
         raise InputError(f"frames that {job.spec.model.name} follows are not minimised, since minima follow each other "
                          "in jumps: use refine equilibrate or none")
-    walk, stretch = _Walk(job, n_samples), stretch or STRETCH
+    walk, stretch = _Walk(job, n_samples), stretch or min(STRETCH, getattr(job.generator, "stretch", STRETCH))
     trajectories, number = [iter(frames) for frames in trajectories], 0
     previous: dict[int, np.ndarray] = {}
     while True:

@@ -287,3 +287,18 @@ def test_hydrogens_are_named_the_same_way_around():
     assert np.array_equal(*hands(after))
     moved = with_ordered_hydrogens(target, grown[0])
     assert sorted(map(tuple, moved)) == sorted(map(tuple, grown[0]))
+
+
+def test_a_hairpin_whose_dynamics_break_is_made_anew(monkeypatch):
+    """Hydrogen bonds within residues, which every structure has, so that the second attempt is kept."""
+    from openmm_backmap.reference import hairpins
+
+    target, starts = build_target(load_chemistry("adp"), [("ACE", "ALA", "NME")]), []
+
+    def grown(*arguments):
+        starts.append(grown_peptide(*arguments) * (np.nan if not starts else 1.0))
+        return starts[-1]
+    monkeypatch.setattr(hairpins, "grown_peptide", grown)
+    within = hairpins.Hairpin(((1, 1),))
+    found = hairpins.folded(target, within, 300.0, np.random.default_rng(1), "Reference", lambda *_: None, 0.1, 0.1)
+    assert len(starts) >= 2 and bonds_kept(found, backbone_pairs(target, within.bonds))

@@ -55,6 +55,8 @@ def folded(target: Target, hairpin: Hairpin, temperature: float, rng: np.random.
     Strands are drawn together at 500 K for ``pull_ps``, cooled to ``temperature`` (K) for as long, and let go for
     ``release_ps``.
     """
+    from openmm import OpenMMException
+
     pairs = backbone_pairs(target, hairpin.bonds)
     simulation = dynamics(target.topology, drawn_together(target, hairpin), temperature, 1.0, _STEP_PS,
                           int(rng.integers(1, 2**31)), platform)
@@ -63,10 +65,13 @@ def folded(target: Target, hairpin: Hairpin, temperature: float, rng: np.random.
         simulation.context.setPositions(grown_peptide(target, rng, platform, lambda *_: None))
         simulation.context.setVelocitiesToTemperature(_HOT_K, int(rng.integers(2**31)))
         stages = (_HOT_K, _PULL, pull_ps), (temperature, _PULL, pull_ps), (temperature, 0.0, release_ps)
-        for now, pull, time_ps in stages:
-            simulation.integrator.setTemperature(now)
-            simulation.context.setParameter("pull", pull)
-            simulation.step(round(time_ps / _STEP_PS))
+        try:
+            for now, pull, time_ps in stages:
+                simulation.integrator.setTemperature(now)
+                simulation.context.setParameter("pull", pull)
+                simulation.step(round(time_ps / _STEP_PS))
+        except OpenMMException:  # strands that were drawn through each other
+            continue
         positions = snapshot(simulation)[0]
         if not defects(target, positions, None) and bonds_kept(positions, pairs):
             return positions

@@ -126,6 +126,8 @@ class CoherentBeadsGenerator(CoherentGenerator):
     """
 
     family, default_refine = "coherent-beads", "equilibrate"
+    #: frames that are drawn between two signs of life: a frame takes seconds
+    stretch = 10
 
     def __init__(self, molecule: Target, network: FollowingNetwork, base: FollowingBase, vocabulary: Vocabulary,
                  device: str = "cpu", sampling: FlowSampling = DEFAULT_SAMPLING,
