@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,11 @@ def command(toy_package):
         return subprocess.run([*PROGRAM, *map(str, words)], capture_output=True, text=True,
                               env=environment(toy_package), timeout=120, **options)
     return run
+
+
+def heed_interrupts() -> None:
+    """In a new process: Ctrl-C acts, also where these tests run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 PROGRAM = [sys.executable, "-c", "import conftest; from openmm_backmap.cli import main; main()"]

@@ -11,7 +11,7 @@ import openmm
 import pytest
 from toy_generator import BOX_NM, toy_beads, toy_target, write_gro, write_pdb
 
-from conftest import PROGRAM, environment
+from conftest import PROGRAM, environment, heed_interrupts
 from openmm_backmap.cli import main
 from openmm_backmap.geometry.checks import mapping_rmsd
 
@@ -141,7 +141,7 @@ def test_ctrl_c_leaves_no_output(toy_package, toy_model, tmp_path):
     cg = write_gro(tmp_path / "cg.gro", n_frames=400)
     words = [str(cg), "-o", str(tmp_path / "aa.pdb"), "--model", str(toy_model), "--platform", "CPU"]
     process = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=environment(toy_package))
+                               env=environment(toy_package), preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".*part*")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -14,7 +14,7 @@ import pytest
 from small_systems import BOX, small_positions, small_target
 from toy_generator import ToyGenerator
 
-from conftest import PROGRAM, environment
+from conftest import PROGRAM, environment, heed_interrupts
 from openmm_backmap.analysis.evaluation import draws as evaluation_draws
 from openmm_backmap.analysis.evaluation import judging
 from openmm_backmap.analysis.evaluation import page as evaluation_page
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(atoms, toy_model
     words = ["evaluate", "--reference", atoms / "ref", "--held-out", atoms / "more", "--model", f"{toy_model}@none",
              "--samples", 8, "--workers", 2, "--out", out]
     process = subprocess.Popen([*PROGRAM, *map(str, words)], env=environment(toy_package), stderr=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True, start_new_session=True)
+                               stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 100
     while not list(out.glob("draws/*/*.npz")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
