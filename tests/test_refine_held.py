@@ -74,9 +74,18 @@ def test_a_knot_is_told(held, frames):
     inverted = frames[:2].copy()
     alpha, beta, hydrogen = 8, 10, 9
     assert [held.molecule.atom_names[a] for a in (alpha, beta, hydrogen)] == ["CA", "CB", "HA"]
-    assert held._largest_strain(inverted).max() < held._most_strain
+    assert not held.strained(inverted).any()
     inverted[1, hydrogen] = frames[1, beta] + 0.06 * (frames[1, beta] - frames[1, alpha])
-    assert (held._largest_strain(inverted) < held._most_strain).tolist() == [True, False]
+    assert held.strained(inverted).tolist() == [False, True]
+
+
+def test_many_bonds_and_angles_a_little_strained_are_told(held, frames):
+    """No single one need be beyond what one in 10^8 has."""
+    thermal, _ = held(frames, np.random.default_rng(6))
+    assert not held.strained(thermal).any()
+    rng = np.random.default_rng(7)
+    shaken = thermal + rng.normal(scale=0.006, size=thermal.shape)
+    assert held.strained(shaken).mean() > 0.9
 
 
 def test_the_solvent_of_the_chemistry_acts():

@@ -28,7 +28,9 @@ STRETCHES, STEPS = 6, 10
 _READY_FORCE = 1.5e4
 _RELAXING_STEPS, _MOST_ROUNDS = 30, 10
 # kT. One bond or angle in some 10^8 has so much; what has more is caught in a knot, which short dynamics do not undo.
-_STRAINED = 15.0
+_MOST_STRAIN_KT = 15.0
+# All n together have n/2 kT, with a standard deviation of sqrt(n/2): knots lie far beyond so many of them.
+_MOST_DEVIATIONS = 5.0
 _ALL = -1
 
 
@@ -58,14 +60,13 @@ class HeldDynamics:
         if ((mapping > 0).sum(1) != 1).any():
             raise InputError(f"chemistry {molecule.chemistry.name}: its beads are not single atoms, which trajectories "
                              "need to be refined: use refine none")
-        self.molecule, self.platform = molecule, platform
+        self.molecule, self.platform, self._kT = molecule, platform, GAS_CONSTANT * temperature_K
         self.system = _system(molecule, mapping.argmax(1))
         masses = np.array([self.system.getParticleMass(i)._value for i in range(molecule.n_atoms)])
         self._lightness = np.divide(1.0, masses, out=np.zeros_like(masses), where=masses > 0)[:, None]
-        self._speed = np.sqrt(GAS_CONSTANT * temperature_K * self._lightness)
+        self._speed = np.sqrt(self._kT * self._lightness)
         self._strain = [part for part in TorchEnergy.from_system(create_flexible_system(molecule, None)).bonded
                         if part.kind in ("bond", "angle")]
-        self._most_strain = _STRAINED * GAS_CONSTANT * temperature_K
         self._contexts: SimpleQueue = SimpleQueue()
         self._pool = None
 
@@ -77,12 +78,16 @@ class HeldDynamics:
             self._start()
         results = list(self._pool.map(self._moved, positions, rng.spawn(len(positions))))
         moved, sound = np.stack([x for x, _ in results]), np.array([sound for _, sound in results])
-        return moved, sound & (self._largest_strain(moved) < self._most_strain)
+        return moved, sound & ~self.strained(moved)
 
-    def _largest_strain(self, positions: np.ndarray) -> np.ndarray:
-        """The most energy (B,), kJ/mol, of a bond or angle. Bonds to hydrogen, which swing freely here, count too."""
+    def strained(self, positions: np.ndarray) -> np.ndarray:
+        """Whether (B,) a bond or angle, or all of them together, have more energy than the temperature gives them, at
+        positions (B, n_atoms, 3), nm. Bonds to hydrogen, which swing freely here, count too."""
         x = torch.as_tensor(positions)
-        return torch.cat([part.energies(x, None) for part in self._strain], dim=1).amax(1).numpy()
+        energy = torch.cat([part.energies(x, None) for part in self._strain], dim=1).numpy() / self._kT
+        mean = energy.shape[1] / 2
+        # So that what is not a number is strained.
+        return ~((energy.max(1) < _MOST_STRAIN_KT) & (energy.sum(1) < mean + _MOST_DEVIATIONS * np.sqrt(mean)))
 
     def _start(self) -> None:
         from openmm_backmap.energy.platforms import best_platform
