@@ -139,7 +139,7 @@ def _follow(options: dict[str, Any], backmapper: Backmapper, sources: list[CGSou
     """Frames of one or more trajectories, each given the one before."""
     if options["dask"] is not None:
         raise click.UsageError("--dask is for models that draw every frame by itself: leave it out")
-    done, first = 0, None
+    done, first, n_strained = 0, None, 0
     with _kept(KeptStretches, options["output"]) as kept, ExitStack() as stack:
         for parts in backmapper.follow(sources, **chosen, temperature=options["temperature"], keep=kept.folder):
             if first is None:
@@ -149,7 +149,12 @@ def _follow(options: dict[str, Any], backmapper: Backmapper, sources: list[CGSou
             for part in parts:
                 _write_stretch(part, writers[part.trajectory])
                 done += len(part.frames)
+                n_strained += part.n_strained
                 bars("frames", done, n_frames)
+    if n_strained:
+        click.echo(f"{n_strained} of {n_frames * chosen['n_samples']} frames stayed strained however often they were "
+                   "drawn: their bonds and angles have more energy than the temperature gives, and their beads may "
+                   "leave atoms no room", err=True)
     return first
 
 

@@ -189,7 +189,7 @@ class Backmapper:
             The model draws frames by themselves, the trajectories are not of one topology, or what only models that
             draw frames by themselves can do is asked for.
         RefinementError
-            No atoms without overlaps or strain were found for a frame.
+            No atoms that dynamics can start from were found for a frame.
         """
         from openmm_backmap.follow import KeptStretches, follow
 

@@ -31,11 +31,15 @@ class Stretch:
     frames : tuple of CGFrame
     positions : ndarray, shape (n_samples, n_frames, n_atoms, 3), nm
         Whole molecules.
+    n_strained : int
+        Frames (of all samples) whose atoms stayed strained in every draw: their beads may leave no room. Nothing is
+        looked at without refinement.
     """
 
     trajectory: int
     frames: tuple[CGFrame, ...]
     positions: np.ndarray
+    n_strained: int
     _job: Job = field(repr=False)
 
     def backmapped(self, k: int) -> Backmapped:
@@ -81,13 +85,13 @@ def follow(job: Job, trajectories: Sequence[Iterator[CGFrame]], n_samples: int =
         if not read:
             return
         if kept and kept.has(number, 0):
-            drawn = kept.load_stretches(number, read, n_samples)
+            drawn, strained = kept.load_stretches(number, read, n_samples)
         else:
-            drawn = walk.along(read, previous, number)
+            drawn, strained = walk.along(read, previous, number)
             if kept:
-                kept.save_stretches(number, read, drawn)
+                kept.save_stretches(number, read, drawn, strained)
         number += stretch
-        yield [Stretch(k, frames, drawn[k], job) for k, frames in read.items()]
+        yield [Stretch(k, frames, drawn[k], strained[k], job) for k, frames in read.items()]
         previous = {k: atoms[:, -1] for k, atoms in drawn.items()}
 
 
@@ -100,17 +104,19 @@ class KeptStretches(KeptFrames):
 
     holds = "stretches of frames"
 
-    def save_stretches(self, number: int, read: dict[int, tuple[CGFrame, ...]], drawn: dict[int, np.ndarray]) -> None:
-        """Keep what was drawn from frame ``number`` on."""
+    def save_stretches(self, number: int, read: dict[int, tuple[CGFrame, ...]], drawn: dict[int, np.ndarray],
+                       strained: dict[int, int]) -> None:
+        """Keep what was drawn from frame ``number`` on, and how many of each trajectory's frames are strained."""
         n_samples = len(next(iter(drawn.values())))
         with replacing(self._file(number, 0), overwrite=True) as part:
-            np.savez(part, beads_of=_digest(read, n_samples), **{str(k): atoms for k, atoms in drawn.items()})
+            np.savez(part, beads_of=_digest(read, n_samples), **{str(k): atoms for k, atoms in drawn.items()},
+                     **{f"strained_{k}": n for k, n in strained.items()})
 
     def load_stretches(self, number: int, read: dict[int, tuple[CGFrame, ...]],
-                       n_samples: int) -> dict[int, np.ndarray]:
+                       n_samples: int) -> tuple[dict[int, np.ndarray], dict[int, int]]:
         """What is kept; :class:`InputError` if it is damaged, or of other beads or another number of samples."""
         with self._opened(self._file(number, 0), _digest(read, n_samples)) as data:
-            return {k: data[str(k)] for k in read}
+            return {k: data[str(k)] for k in read}, {k: int(data[f"strained_{k}"]) for k in read}
 
 
 def _digest(read: dict[int, tuple[CGFrame, ...]], n_samples: int) -> str:
@@ -128,26 +134,32 @@ class _Walk:
             job.generator.molecule, settings.temperature_K or job.target.chemistry.temperature_K, job.platform)
 
     def along(self, read: dict[int, tuple[CGFrame, ...]], previous: dict[int, np.ndarray],
-              number: int) -> dict[int, np.ndarray]:
-        """Atoms (n_samples, n_frames, n_atoms, 3) of each trajectory, from frame ``number`` on."""
+              number: int) -> tuple[dict[int, np.ndarray], dict[int, int]]:
+        """Atoms (n_samples, n_frames, n_atoms, 3) of each trajectory, from frame ``number`` on; and how many of its
+        frames are strained."""
         beads = {k: np.stack([self.job.beads(frame) for frame in frames]) for k, frames in read.items()}
         drawn: dict[int, list[np.ndarray]] = {k: [] for k in read}
+        n_strained = dict.fromkeys(read, 0)
         for t in range(max(map(len, beads.values()))):
             alive = [k for k in read if t < len(beads[k])]
             last = [drawn[k][-1] if drawn[k] else previous.get(k) for k in alive]
-            atoms = self._step(np.stack([beads[k][t] for k in alive]), last, number + t)
-            for k, one in zip(alive, atoms, strict=True):
+            atoms, strained = self._step(np.stack([beads[k][t] for k in alive]), last, number + t)
+            for k, one, bad in zip(alive, atoms, strained, strict=True):
                 drawn[k].append(one)
-        return {k: np.stack(atoms, axis=1) for k, atoms in drawn.items()}
+                n_strained[k] += int(bad.sum())
+        return {k: np.stack(atoms, axis=1) for k, atoms in drawn.items()}, n_strained
 
-    def _step(self, beads: np.ndarray, last: list[np.ndarray | None], number: int) -> np.ndarray:
-        """Atoms (n_trajectories, n_samples, n_atoms, 3) of one frame of each."""
+    def _step(self, beads: np.ndarray, last: list[np.ndarray | None], number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Atoms (n_trajectories, n_samples, n_atoms, 3) of one frame of each, and which are strained."""
         job, n = self.job, self.n_samples
         wanted = np.repeat(beads, n, axis=0)
         before = None if last[0] is None else np.concatenate(last)
         rng = np.random.default_rng([job.spec.seed, number])
-        atoms = self._drawn(wanted, before, rng) if self.held is None else self._moved(wanted, before, rng, number)
-        return atoms.reshape(len(beads), n, *atoms.shape[1:])
+        if self.held is None:
+            atoms, strained = self._drawn(wanted, before, rng), np.zeros(len(wanted), dtype=bool)
+        else:
+            atoms, strained = self._moved(wanted, before, rng, number)
+        return atoms.reshape(len(beads), n, *atoms.shape[1:]), strained.reshape(len(beads), n)
 
     def _drawn(self, beads: np.ndarray, before: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
         """Atoms (B, n_atoms, 3) for beads (B, n_beads, 3) and the atoms one frame before."""
@@ -156,15 +168,18 @@ class _Walk:
         return self.exact(atoms, beads) if self.exact else atoms
 
     def _moved(self, beads: np.ndarray, before: np.ndarray | None, rng: np.random.Generator,
-               number: int) -> np.ndarray:
-        """The same after dynamics with the beads held; what stays overlapping or strained is drawn again."""
+               number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same after dynamics with the beads held, and which (B,) are strained although they were drawn again."""
         atoms, left = np.empty((len(beads), self.job.target.n_atoms, 3)), np.arange(len(beads))
         for _ in range(_TRIES):
             drawn = self._drawn(beads[left], None if before is None else before[left], rng)
             molecules, sound = self.held(drawn.reshape(-1, self.held.molecule.n_atoms, 3), rng)
             atoms[left] = self.exact(molecules.reshape(drawn.shape), beads[left])
-            left = left[~sound.reshape(len(left), -1).all(axis=1)]
+            fit = sound & ~self.held.strained(molecules)
+            left = left[~fit.reshape(len(left), -1).all(axis=1)]
             if not len(left):
-                return atoms
-        raise RefinementError(f"{self.job.spec.where}: frame {number} (from 0) has beads for which {_TRIES} draws gave "
-                              "no atoms without overlaps or strain; try another seed, or refine none")
+                break
+        if len(left) and not sound.all():
+            raise RefinementError(f"{self.job.spec.where}: frame {number} (from 0) has beads for which {_TRIES} draws "
+                                  "gave no atoms that dynamics can start from; try another seed, or refine none")
+        return atoms, np.isin(np.arange(len(beads)), left)

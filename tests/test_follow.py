@@ -1,12 +1,14 @@
 """Trajectories that a coherent model follows: side by side, in stretches, exact."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_peptide import peptide, small_trajectories, walk
 
 from openmm_backmap.analysis.kinetics.energies import FrameEnergies
 from openmm_backmap.errors import InputError, RefinementError
-from openmm_backmap.follow import follow
+from openmm_backmap.follow import KeptStretches, follow
 from openmm_backmap.generators.coherent.network import CoherentHyperparameters
 from openmm_backmap.geometry.checks import mapped
 from openmm_backmap.io.frames import CGFrame
@@ -114,15 +116,28 @@ def test_frames_that_no_draw_makes_sound_are_an_error(model, monkeypatch):
         calls.append(n_samples)
         return np.full((n_samples, target.n_atoms, 3), np.nan)
     monkeypatch.setattr(work.generator, "generate", overlapping)
-    with pytest.raises(RefinementError, match=r"cg.pdb: frame 0 \(from 0\) has beads for which 10 draws gave no atoms"):
+    with pytest.raises(RefinementError, match=r"cg.pdb: frame 0 \(from 0\) .* no atoms that dynamics can start"):
         list(follow(work, [cg(2)]))
     assert len(calls) == 10
 
 
+def test_frames_that_stay_strained_are_counted(model, tmp_path):
+    """Beads that are bonded atoms, too far apart."""
+    stretched = [replace(frame, positions=1.2 * frame.positions) for frame in cg(3)]
+
+    def walked():
+        work = job(model, settings=RefineSettings(mode="equilibrate"))
+        kept = KeptStretches(tmp_path / "kept")
+        kept.claim(work.spec)
+        return [[one.n_strained for one in item] for item in follow(work, [stretched, cg(2)], 2, stretch=2, kept=kept)]
+    counts = walked()
+    assert [item[0] for item in counts] == [4, 2] and counts[0][1] < 4
+    assert walked() == counts
+    assert all(one.n_strained == 0 for item in follow(job(model), [stretched]) for one in item)
+
+
 def test_bonds_that_end_in_beads_are_made_exact_one_by_one():
     """Hydrogens that a bead counts cannot be moved alone."""
-    from dataclasses import replace
-
     from openmm_backmap.chemistry import build_target, load_chemistry
     from openmm_backmap.geometry.builder import build_coordinates
 
