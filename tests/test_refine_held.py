@@ -105,3 +105,8 @@ def test_beads_of_several_atoms_are_refused():
     octane = build_target(load_chemistry("octane"), [["OCT"]])
     with pytest.raises(InputError, match="octane: its beads are not single atoms"):
         HeldDynamics(octane, 350.0)
+
+
+def test_a_mirror_image_is_told(held, frames):
+    thermal, _ = held(frames[:3], np.random.default_rng(8))
+    assert held.strained(thermal * [1, 1, -1]).all() and not held.strained(thermal).any()

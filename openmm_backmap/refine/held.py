@@ -18,6 +18,7 @@ from openmm_backmap.chemistry.target import Target
 from openmm_backmap.cores import n_cores
 from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.errors import InputError
+from openmm_backmap.geometry.checks import inverted_centres
 from openmm_backmap.refine.systems import HYDROGEN_MASS, force_norms, positions_of
 from openmm_backmap.units import GAS_CONSTANT
 
@@ -81,13 +82,13 @@ class HeldDynamics:
         return np.stack([x for x, _ in results]), np.array([sound for _, sound in results])
 
     def strained(self, positions: np.ndarray) -> np.ndarray:
-        """Whether (B,) a bond or angle, or all of them together, have more energy than the temperature gives them, at
-        positions (B, n_atoms, 3), nm. Bonds to hydrogen, which swing freely here, count too."""
+        """Whether (B,) a bond or angle, or all of them together, have more energy than the temperature gives them, or a
+        stereocentre is inverted, at positions (B, n_atoms, 3), nm. Bonds to hydrogen, which swing freely here, count."""
         x = torch.as_tensor(positions)
         energy = torch.cat([part.energies(x, None) for part in self._strain], dim=1).numpy() / self._kT
         mean = energy.shape[1] / 2
         # So that what is not a number is strained.
-        return ~((energy.max(1) < _MOST_STRAIN_KT) & (energy.sum(1) < mean + _MOST_DEVIATIONS * np.sqrt(mean)))
+        return inverted_centres(self.molecule, positions).any(axis=1) | ~((energy.max(1) < _MOST_STRAIN_KT) & (energy.sum(1) < mean + _MOST_DEVIATIONS * np.sqrt(mean)))
 
     def _start(self) -> None:
         from openmm_backmap.energy.platforms import best_platform
