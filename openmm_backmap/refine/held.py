@@ -83,12 +83,19 @@ class HeldDynamics:
 
     def strained(self, positions: np.ndarray) -> np.ndarray:
         """Whether (B,) a bond or angle, or all of them together, have more energy than the temperature gives them, or a
-        stereocentre is inverted, at positions (B, n_atoms, 3), nm. Bonds to hydrogen, which swing freely here, count."""
+        stereocentre is inverted.
+
+        Parameters
+        ----------
+        positions : ndarray, shape (B, n_atoms, 3), nm
+            Of flexible bonds; those to hydrogen count too.
+        """
         x = torch.as_tensor(positions)
         energy = torch.cat([part.energies(x, None) for part in self._strain], dim=1).numpy() / self._kT
         mean = energy.shape[1] / 2
         # So that what is not a number is strained.
-        return inverted_centres(self.molecule, positions).any(axis=1) | ~((energy.max(1) < _MOST_STRAIN_KT) & (energy.sum(1) < mean + _MOST_DEVIATIONS * np.sqrt(mean)))
+        thermal = (energy.max(1) < _MOST_STRAIN_KT) & (energy.sum(1) < mean + _MOST_DEVIATIONS * np.sqrt(mean))
+        return ~thermal | inverted_centres(self.molecule, positions).any(axis=1)
 
     def _start(self) -> None:
         from openmm_backmap.energy.platforms import best_platform
