@@ -88,6 +88,11 @@ class Target:
     def n_beads(self) -> int:
         return len(self.bead_type)
 
+    def atoms_that_are_beads(self) -> np.ndarray | None:
+        """Atoms (n_beads,) at which the beads are; None where a bead is more than one atom."""
+        mapping = self.mapping.toarray()
+        return mapping.argmax(1) if ((mapping > 0).sum(1) == 1).all() else None
+
     def atoms_by_name(self) -> dict[tuple[int, str], int]:
         """Atoms by residue and name."""
         return {(int(residue), name): k for k, (residue, name) in enumerate(zip(self.residue_of_atom, self.atom_names))}

@@ -7,7 +7,6 @@ need a tenth of a picosecond alone. Beads must be single atoms: these do not mov
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from queue import SimpleQueue
 
 import numpy as np
@@ -57,12 +56,12 @@ class HeldDynamics:
     """
 
     def __init__(self, molecule: Target, temperature_K: float, platform: str | None = None):
-        mapping = molecule.mapping.toarray()
-        if ((mapping > 0).sum(1) != 1).any():
+        beads = molecule.atoms_that_are_beads()
+        if beads is None:
             raise InputError(f"chemistry {molecule.chemistry.name}: its beads are not single atoms, which trajectories "
                              "need to be refined: use refine none")
         self.molecule, self.platform, self._kT = molecule, platform, GAS_CONSTANT * temperature_K
-        self.system = _system(molecule, mapping.argmax(1))
+        self.system = _system(molecule, beads)
         masses = np.array([self.system.getParticleMass(i)._value for i in range(molecule.n_atoms)])
         self._lightness = np.divide(1.0, masses, out=np.zeros_like(masses), where=masses > 0)[:, None]
         self._speed = np.sqrt(self._kT * self._lightness)
@@ -137,11 +136,10 @@ class HeldDynamics:
         """Take out overlaps; nothing where there is none."""
         from openmm import LocalEnergyMinimizer
 
-        relax = partial(LocalEnergyMinimizer.minimize, context, maxIterations=_RELAXING_STEPS)
         for _ in range(_MOST_ROUNDS):
             if force_norms(context, _ALL).max() < _READY_FORCE:
                 return
-            relax()
+            LocalEnergyMinimizer.minimize(context, maxIterations=_RELAXING_STEPS)
 
 
 def _system(molecule: Target, beads: np.ndarray):

@@ -79,11 +79,10 @@ def choose_placing(molecule: Target, positions: np.ndarray) -> Placing:
     InputError
         Where beads are not single atoms, or too few to place others from.
     """
-    mapping = molecule.mapping.toarray()
-    if ((mapping > 0).sum(1) != 1).any():
+    beads = molecule.atoms_that_are_beads()
+    if beads is None:
         raise InputError(f"chemistry {molecule.chemistry.name}: its beads are not single atoms, which this family of "
                          "models needs")
-    beads = mapping.argmax(1)
     near = neighbour_lists(molecule.n_atoms, np.concatenate([molecule.bonds, beads[molecule.bead_bonds]]))
     placed, rows = set(beads.tolist()), []
     while len(placed) < molecule.n_atoms:
