@@ -153,8 +153,8 @@ def _follow(options: dict[str, Any], backmapper: Backmapper, sources: list[CGSou
                 bars("frames", done, n_frames)
     if n_strained:
         click.echo(f"{n_strained} of {n_frames * chosen['n_samples']} frames stayed strained however often they were "
-                   "drawn: their bonds and angles have more energy than the temperature gives, and their beads may "
-                   "leave atoms no room", err=True)
+                   "drawn: their bonds and angles have more energy than the temperature gives, or a stereocentre is "
+                   "inverted; their beads may leave atoms no room", err=True)
     return first
 
 

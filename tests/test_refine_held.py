@@ -9,7 +9,9 @@ from small_peptide import peptide, walk
 from openmm_backmap.analysis.kinetics.energies import FrameEnergies
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.errors import InputError
-from openmm_backmap.geometry.checks import mapped
+from openmm_backmap.geometry.builder import build_coordinates
+from openmm_backmap.geometry.checks import inverted_centres, mapped
+from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
 from openmm_backmap.refine.batches import ExactBatch
 from openmm_backmap.refine.held import HeldDynamics
 
@@ -22,6 +24,10 @@ def held():
 @pytest.fixture(scope="module")
 def frames():
     return walk(40)
+
+
+def chignolin():
+    return build_target(load_chemistry("chignolin"), ["TYR TYR ASP PRO GLU THR GLY THR TRP TYR".split()])
 
 
 def energies(x):
@@ -92,13 +98,13 @@ def test_many_bonds_and_angles_a_little_strained_are_told(held, frames):
 def test_the_solvent_of_the_chemistry_acts():
     from openmm_backmap.refine.held import _system
 
-    target = build_target(load_chemistry("chignolin"), [("TYR", "TYR", "ASP", "PRO", "GLU", "THR", "GLY", "THR", "TRP",
-                                                         "TYR")])
+    target = chignolin()
     beads = target.mapping.toarray().argmax(1)
-    named = [force.getName() for force in _system(target, beads).getForces()]
     vacuum = replace(target, chemistry=replace(target.chemistry, implicit_solvent=None))
-    assert named.count("GBSAOBCForce") == 1
-    assert "GBSAOBCForce" not in [force.getName() for force in _system(vacuum, beads).getForces()]
+    # Forces do not keep their system alive.
+    solvated, dry = _system(target, beads), _system(vacuum, beads)
+    assert [force.getName() for force in solvated.getForces()].count("GBSAOBCForce") == 1
+    assert "GBSAOBCForce" not in [force.getName() for force in dry.getForces()]
 
 
 def test_beads_of_several_atoms_are_refused():
@@ -110,3 +116,32 @@ def test_beads_of_several_atoms_are_refused():
 def test_a_mirror_image_is_told(held, frames):
     thermal, _ = held(frames[:3], np.random.default_rng(8))
     assert held.strained(thermal * [1, 1, -1]).all() and not held.strained(thermal).any()
+
+
+def test_a_stereocentre_comes_back_to_its_hand():
+    """Alpha carbons alone are held: a side chain may be drawn as that of a D amino acid, sound in itself."""
+    target = chignolin()
+    held, rng = HeldDynamics(target, 350.0, "CPU"), np.random.default_rng(1)
+    sound, _ = held(build_coordinates(target, rng)[None], rng)
+    wrong = sound.copy()
+    alpha, n, c, _ = target.stereo[1]
+    residue = np.array(target.residue_of_atom) == target.residue_of_atom[alpha]
+    side = np.flatnonzero(residue & ~np.isin(target.atom_names, ["N", "H", "CA", "C", "O"]))
+    normal = np.cross(sound[0, n] - sound[0, alpha], sound[0, c] - sound[0, alpha])
+    normal /= np.linalg.norm(normal)
+    wrong[0, side] -= 2 * ((sound[0, side] - sound[0, alpha]) @ normal)[:, None] * normal
+    assert inverted_centres(target, wrong)[0].tolist() == [False, True] + 9 * [False]
+    moved, _ = held(wrong, rng)
+    assert not inverted_centres(target, moved).any()
+
+
+def test_hydrogens_that_are_alike_keep_their_hands(held, frames):
+    """Two drawn upon each other part either way, and are named as they came."""
+    rng, pair = np.random.default_rng(10), np.flatnonzero(np.isin(held.molecule.atom_names, ["HB2", "HB3"]))
+    close = frames.copy()
+    close[:, pair] = close[:, pair].mean(1, keepdims=True) + rng.normal(scale=0.002, size=(len(close), 2, 3))
+    for way in (with_ordered_hydrogens(held.molecule, close), close):
+        moved, sound = held(way, rng)
+        assert np.array_equal(with_ordered_hydrogens(held.molecule, moved, like=way), moved) and sound.all()
+    ordered = with_ordered_hydrogens(held.molecule, moved)
+    assert 0.2 < (ordered != moved).any(axis=(1, 2)).mean() < 0.8

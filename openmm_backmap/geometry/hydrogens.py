@@ -8,12 +8,13 @@ from openmm_backmap.chemistry.target import Target
 from openmm_backmap.geometry.tables import neighbour_lists
 
 
-def with_ordered_hydrogens(target: Target, positions: np.ndarray) -> np.ndarray:
+def with_ordered_hydrogens(target: Target, positions: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
     """Positions (..., n_atoms, 3) in which the last two hydrogens of a group change places where they are named the
     other way around.
 
     These atoms are alike, but dynamics never swaps two of one carbon, and a model that follows a trajectory would have
-    to know which way they were named. The way chosen follows from the order of the atoms alone.
+    to know which way they were named. The way chosen is that of the positions ``like`` (..., n_atoms, 3), or without
+    them follows from the order of the atoms alone.
     """
     ordered = np.array(positions)
     for centre, near in enumerate(neighbour_lists(target.n_atoms, target.bonds)):
@@ -21,8 +22,14 @@ def with_ordered_hydrogens(target: Target, positions: np.ndarray) -> np.ndarray:
         others = sorted(set(near) - set(hydrogens))
         if len(near) != 4 or len(hydrogens) < 2:
             continue
-        a, b, c = (positions[..., k, :] - positions[..., centre, :] for k in (others + hydrogens)[:3])
-        wrong = ((np.cross(a, b) * c).sum(-1) < 0)[..., None, None]
+        members = [centre, *(others + hydrogens)[:3]]
+        wrong = (_volume(positions, members) < 0) != (like is not None and _volume(like, members) < 0)
         last = hydrogens[-2:]
-        ordered[..., last, :] = np.where(wrong, positions[..., last[::-1], :], positions[..., last, :])
+        ordered[..., last, :] = np.where(wrong[..., None, None], positions[..., last[::-1], :], positions[..., last, :])
     return ordered
+
+
+def _volume(positions: np.ndarray, members: list[int]) -> np.ndarray:
+    """(...) of the edges from the first of four atoms to the others."""
+    centre, a, b, c = np.moveaxis(positions[..., members, :], -2, 0)
+    return (np.cross(a - centre, b - centre) * (c - centre)).sum(-1)

@@ -18,7 +18,8 @@ from openmm_backmap.cores import n_cores
 from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.checks import inverted_centres
-from openmm_backmap.refine.systems import HYDROGEN_MASS, force_norms, positions_of
+from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
+from openmm_backmap.refine.systems import HYDROGEN_MASS, force_norms, hand_force, positions_of
 from openmm_backmap.units import GAS_CONSTANT
 
 TIMESTEP_PS = 0.002
@@ -38,6 +39,7 @@ class HeldDynamics:
     """Dynamics of molecules that do not see each other, each with its beads where they are.
 
     The force field is that of the chemistry with flexible bonds, and the implicit solvent that the chemistry names.
+    Stereocentres are held to their hands, and hydrogens that are alike keep theirs.
     Velocities are drawn anew every 0.02 ps (H. C. Andersen, J. Chem. Phys. 72, 2384 (1980)), which takes most of what
     the atoms drawn have too much or too little of stiff energy in 0.12 ps, and leaves torsions where they are.
 
@@ -78,7 +80,8 @@ class HeldDynamics:
         if self._pool is None:
             self._start()
         results = list(self._pool.map(self._moved, positions, rng.spawn(len(positions))))
-        return np.stack([x for x, _ in results]), np.array([sound for _, sound in results])
+        moved = with_ordered_hydrogens(self.molecule, np.stack([x for x, _ in results]), like=positions)
+        return moved, np.array([sound for _, sound in results])
 
     def strained(self, positions: np.ndarray) -> np.ndarray:
         """Whether (B,) a bond or angle, or all of them together, have more energy than the temperature gives them, or a
@@ -143,8 +146,10 @@ class HeldDynamics:
 
 
 def _system(molecule: Target, beads: np.ndarray):
-    """The force field with flexible bonds and heavy hydrogens; atoms that are beads have no mass and do not move."""
+    """The force field with flexible bonds and heavy hydrogens, and hands held; atoms that are beads have no mass and do
+    not move."""
     system = create_flexible_system(molecule, None, hydrogen_mass=HYDROGEN_MASS)
+    system.addForce(hand_force(molecule))
     if molecule.chemistry.implicit_solvent:
         system.addForce(implicit_solvent_force(molecule, molecule.chemistry.implicit_solvent))
     for atom in beads.tolist():

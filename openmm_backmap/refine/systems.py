@@ -59,7 +59,7 @@ def refinement_system(target: Target, box: np.ndarray | None, beads: np.ndarray,
     _stiffen(system, target)
     nonbonded = next(force for force in system.getForces() if isinstance(force, NonbondedForce))
     system.addForce(_soft_force(nonbonded))
-    system.addForce(_hand_force(target))
+    system.addForce(hand_force(target))
     restraints = add_bead_restraints(system, target, beads, box, k or stiffest_springs(target, system, timestep_ps))
     restraints.setForceGroup(RESTRAINT_GROUP)
     return system, restraints
@@ -113,7 +113,8 @@ def _soft_force(nonbonded):
     return soft
 
 
-def _hand_force(target: Target):
+def hand_force(target: Target):
+    """Holds stereocentres to their hands, the fourth neighbour on its side; nothing where all is right."""
     from openmm import CustomCompoundBondForce
 
     force = CustomCompoundBondForce(4, _HAND)
