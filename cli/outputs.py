@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from openmm_backmap.errors import InputError
-from openmm_backmap.io.writers import STRUCTURES, TRAJECTORIES, check_output
+from openmm_backmap.io.writers import check_output
 
 
-def check_ending(path: Path) -> None:
-    """Refuse, before the work, a structure file of a format that cannot be written."""
-    if path.suffix.lower() not in (*STRUCTURES, *TRAJECTORIES):
-        raise InputError(f"{path}: unknown ending {path.suffix!r}; known: {', '.join((*STRUCTURES, *TRAJECTORIES))}")
+def check_ending(path: Path, known: tuple[str, ...]) -> None:
+    """Refuse, before the work, a file of a format that cannot be written."""
+    if path.suffix.lower() not in known:
+        raise InputError(f"{path}: unknown ending {path.suffix!r}; known: {', '.join(known)}")
 
 
 class Outputs:

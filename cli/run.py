@@ -18,10 +18,10 @@ from openmm_backmap.cli.progress import Bars
 from openmm_backmap.cli.summary import summary
 from openmm_backmap.follow import KeptStretches, Stretch
 from openmm_backmap.io.readers import CGSource, open_cg
-from openmm_backmap.io.writers import TrajectoryWriter
+from openmm_backmap.io.writers import STRUCTURES, TRAJECTORIES, TrajectoryWriter
 from openmm_backmap.trajectory import KeptFrames
 
-ALSO = ("top", "system", "state", "report", "picture")
+ALSO = ("structure", "top", "system", "state", "report", "picture")
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -52,6 +52,9 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--alias", "aliases", multiple=True, metavar="OLD=NEW",
               help="Read a residue or bead name of INPUT as another, or a file of such lines; may be repeated.")
 @click.option("--no-projection", is_flag=True, help="Do not move the atoms drawn onto their beads exactly.")
+@click.option("--structure", type=_PATH,
+              help="Also write the first atoms as a structure (.gro .pdb .cif): it names the atoms of a .xtc, .trr or "
+                   ".dcd.")
 @click.option("--top", type=_PATH, help="Also write a GROMACS topology (.top).")
 @click.option("--system", type=_PATH, help="Also write the OpenMM System (.xml).")
 @click.option("--state", type=_PATH, help="Also write the OpenMM State (.xml) of the first atoms.")
@@ -75,10 +78,10 @@ def run(**options: Any) -> None:
       backmap-openmm cg.gro -o aa.gro --top aa.top --report report.html
       backmap-openmm cg.gro -o four.pdb --samples 4 --seed 1
       backmap-openmm cg.gro -o hundred.xtc --samples 100 --dask local:4
-      backmap-openmm cg.xtc --topology cg.gro -o aa.xtc --stride 10 --dask local:4
+      backmap-openmm cg.xtc --topology cg.gro -o aa.xtc --structure aa.gro --stride 10 --dask local:4
       backmap-openmm cg.pdb -o aa.pdb --alias POL=PS1
       backmap-openmm cg.gro -o aa.gro --model geometric --chemistry sps
-      backmap-openmm walk_*.xtc --topology cg.pdb --model adp -o aa.xtc
+      backmap-openmm walk_*.xtc --topology cg.pdb --model adp -o aa.xtc --structure aa.pdb
 
     Positions are drawn by the model, moved onto the beads, minimised and equilibrated by OpenMM with the beads
     restrained. Outputs appear when all is done. What was interrupted among several frames or samples goes on when the
@@ -100,7 +103,9 @@ def _backmap(options: dict[str, Any], outputs: Outputs, bars: Bars) -> tuple[int
     n_frames = sum(len(range(source.n_frames)[options["first"]:stop:options["stride"]]) for source in sources)
     files = [_numbered(path, options["samples"] if n_frames > 1 else 1)
              for path in _numbered(options["output"], len(sources))]
-    check_ending(options["output"])
+    check_ending(options["output"], (*STRUCTURES, *TRAJECTORIES))
+    if options["structure"]:
+        check_ending(options["structure"], STRUCTURES)
     for path in [*itertools.chain(*files), *(options[key] for key in ALSO if options[key])]:
         outputs.add(path)
     backmapper = Backmapper(options["model"], options["chemistry"], platform=options["platform"],
@@ -209,6 +214,8 @@ def _write_also(options: dict[str, Any], outputs: Outputs, first: Backmapped) ->
     """The files that go with the first frame."""
     from openmm_backmap.io import writers
 
+    if options["structure"]:
+        writers.write_structure(outputs.part(options["structure"]), first.topology, first.positions[0], first.box)
     if options["top"] or options["system"] or options["state"]:
         system = create_system(first.target, first.box)
         if options["top"]:

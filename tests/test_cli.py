@@ -96,11 +96,12 @@ def test_trajectory(run, tmp_path):
     mdtraj.load(cg).save_xtc(str(tmp_path / "cg.xtc"))
     write_gro(tmp_path / "one.gro")
     code, out, err = run(tmp_path / "cg.xtc", "--topology", tmp_path / "one.gro", "-o", tmp_path / "aa.xtc", "-n", 2,
-                         "--first", 1, "--stride", 2, "--refine", "none", *QUICK)
+                         "--first", 1, "--stride", 2, "--refine", "none", "--structure", tmp_path / "aa.gro", *QUICK)
     assert code == 0, err
-    run(tmp_path / "one.gro", "-o", tmp_path / "aa.gro", "--refine", "none", *QUICK)
+    first = mdtraj.load(tmp_path / "aa.gro")
     for k in (1, 2):
-        assert mdtraj.load(tmp_path / f"aa_{k}.xtc", top=tmp_path / "aa.gro").n_frames == 2
+        assert mdtraj.load(tmp_path / f"aa_{k}.xtc", top=first).n_frames == 2
+    assert mdtraj.load(tmp_path / "aa_1.xtc", top=first)[0].xyz == pytest.approx(first.xyz, abs=2e-3)
     assert not list(tmp_path.glob(".*"))
 
 

@@ -186,11 +186,11 @@ def test_model_that_is_none(refused, cg, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("option", ["--top", "--system", "--state", "--report", "--picture"])
+@pytest.mark.parametrize("option", ["--structure", "--top", "--system", "--state", "--report", "--picture"])
 def test_outputs_are_checked_before_the_work(refused, cg, tmp_path, option):
-    assert "does not exist" in refused(cg, option, tmp_path / "nowhere" / "file.x", model="never looked at")
-    (tmp_path / "mine").write_text("mine")
-    assert "--overwrite" in refused(cg, option, tmp_path / "mine", model="never looked at")
+    assert "does not exist" in refused(cg, option, tmp_path / "nowhere" / "file.gro", model="never looked at")
+    (tmp_path / "mine.gro").write_text("mine")
+    assert "--overwrite" in refused(cg, option, tmp_path / "mine.gro", model="never looked at")
     assert "two outputs" in refused(cg, option, tmp_path / "aa.gro", model="never looked at")
 
 
@@ -198,6 +198,9 @@ def test_output_of_no_known_format(toy_model, cg, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main([str(cg), "-o", str(tmp_path / "aa.xyz"), "--model", str(toy_model)])
     assert left.value.code == 1 and "unknown ending '.xyz'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main([str(cg), "-o", str(tmp_path / "aa.xtc"), "--structure", str(tmp_path / "aa.dcd"), "-m", str(toy_model)])
+    assert left.value.code == 1 and "unknown ending '.dcd'; known: .gro" in capsys.readouterr().err
 
 
 def test_unexpected_errors_take_one_line(toy_model, cg, tmp_path, capsys, monkeypatch):

@@ -68,7 +68,7 @@ def drawn(tables, env, column, angle=None, grid=GRID):
     angle = torch.zeros(len(env.bead), 1) if angle is None else angle
     masks = step_masks(tables, env, column, env.own_there)
     points = torch.cat([turned(env.own, angle), turned(env.points, angle)], dim=1)
-    return densities(unpack(masks, tables.channels.n_channels), grid.gaussians(points))[:, 0]
+    return densities(unpack(masks, tables.channels.n_channels), *grid.factors(points.transpose(1, 2)))
 
 
 def test_gaussians_are_those_of_the_equation():
@@ -91,7 +91,7 @@ def test_a_density_leads_back_to_its_point():
 def test_densities_are_sums_over_particles():
     torch.manual_seed(0)
     mask, x = torch.randint(0, 8, (2, 5)), torch.rand(2, 5, 3, 3) - 0.5
-    found = densities(unpack(mask, 3), GRID.gaussians(x))
+    found = densities(unpack(mask, 3), *GRID.factors(x.transpose(1, 2))).unflatten(0, (len(x), -1))
     wanted = torch.zeros_like(found)
     for b in range(2):
         for p in range(5):

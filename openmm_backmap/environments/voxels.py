@@ -47,9 +47,13 @@ class VoxelGrid:
 
     def gaussians(self, x: torch.Tensor) -> torch.Tensor:
         """exp(-(c - x)^2 / 2 width^2) at all cells c (thesis 4.3, 4.12): (..., n_cells^3) for ``x`` (..., 3), nm."""
+        plane, along = self.factors(x)
+        return (plane[..., None] * along[..., None, :]).flatten(-2)
+
+    def factors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gaussians as products of what they are across x and y (..., n_cells^2) and along z (..., n_cells)."""
         along = torch.exp(-(self.centres(x) - x[..., None]).square() / (2 * self.width_nm**2))   # (..., 3, n)
-        plane = along[..., 0, :, None] * along[..., 1, None, :]
-        return (plane[..., None] * along[..., 2, None, None, :]).flatten(-3)
+        return (along[..., 0, :, None] * along[..., 1, None, :]).flatten(-2), along[..., 2, :]
 
     def coordinates(self, density: torch.Tensor) -> torch.Tensor:
         """Weighted mean of the cells' centres (thesis 4.11): (..., 3), nm, of ``density`` (..., n_cells^3)."""
@@ -247,8 +251,18 @@ def step_masks(tables: VoxelTables, env: VoxelEnvironment, column: torch.Tensor,
     return torch.cat([own, torch.where(env.present, context, 0), env.bead_mask], dim=1)
 
 
-def densities(features: torch.Tensor, gaussians: torch.Tensor) -> torch.Tensor:
-    """Channel densities (B, E, F, cells): the particles' features (B, P, F) times their Gaussians (B, P, E, cells)."""
-    n_batch, n_points, n_turns, n_cells = gaussians.shape
-    product = torch.bmm(features.transpose(1, 2), gaussians.reshape(n_batch, n_points, n_turns * n_cells))
-    return product.view(n_batch, -1, n_turns, n_cells).transpose(1, 2)
+def densities(features: torch.Tensor, plane: torch.Tensor, along: torch.Tensor,
+              others: torch.Tensor | None = None) -> torch.Tensor:
+    """Channel densities (B E, F, cells): the particles' features (B, P, F) times their Gaussians, added to ``others``.
+
+    The Gaussians (:meth:`VoxelGrid.factors`; (B, E, P, ...)) are not multiplied out, which would take most of the
+    time, and channels lie next to each other in memory, as convolutions want them.
+    """
+    # A product lies in memory as its factors do; otherwise it would be copied.
+    weighted = (along.contiguous()[..., None] * features[:, None, :, None]).flatten(3).flatten(0, 1)
+    left = plane.flatten(0, 1).transpose(1, 2)
+    if others is None:
+        product = torch.bmm(left, weighted)
+    else:
+        product = torch.baddbmm(others.transpose(1, 2).reshape(*left.shape[:2], -1), left, weighted)
+    return product.view(len(product), -1, features.shape[2]).transpose(1, 2)

@@ -44,16 +44,16 @@ class Scene:
 
     def __init__(self, tables: VoxelTables, grid, env: VoxelEnvironment, angle: torch.Tensor):
         self.tables, self.grid, self.env, self.angle = tables, grid, env, angle
-        self.fixed = grid.gaussians(turned(env.points, angle))                      # (B, K + J, E, cells)
+        self.fixed = grid.factors(turned(env.points, angle).transpose(1, 2))        # (B, E, K + J, ...)
         self.own = turned(env.own, angle)                                           # (B, S, E, 3)
 
     def environment(self, column: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Channel densities (N, F, cells) while own atom ``column`` (B,) is placed and ``seen`` (B, S) are there."""
         masks = step_masks(self.tables, self.env, column, seen)
-        features = unpack(masks, self.tables.channels.n_channels, self.fixed.dtype)
-        own, others = features.split([self.own.shape[1], self.fixed.shape[1]], dim=1)
+        features = unpack(masks, self.tables.channels.n_channels, self.own.dtype)
+        own, others = features.split([self.own.shape[1], masks.shape[1] - self.own.shape[1]], dim=1)
         # Two sums: joining the Gaussians would copy those of all others at every step.
-        return (densities(own, self.grid.gaussians(self.own)) + densities(others, self.fixed)).flatten(0, 1)
+        return densities(own, *self.grid.factors(self.own.transpose(1, 2)), densities(others, *self.fixed))
 
     def put(self, column: torch.Tensor, point: torch.Tensor) -> None:
         """Own atom ``column`` (B,) lies at ``point`` (N, 3) from now on; gradients flow through it."""
