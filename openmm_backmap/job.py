@@ -197,9 +197,7 @@ class Job:
             target=self.target, beads=self.beads(frame), time_ps=frame.time_ps)
 
     def beads(self, frame: CGFrame) -> np.ndarray:
-        """Beads (n_beads, 3), nm, of whole molecules in target order; :class:`InputError` if any is not finite."""
-        if not np.isfinite(frame.positions).all():
-            raise InputError(f"{self.spec.where}: a frame has positions that are not finite")
+        """Beads (n_beads, 3), nm, of whole molecules in target order."""
         return whole_beads(self.target, frame.positions[self.match.bead_index], frame.box)
 
     def topology(self, box: np.ndarray | None) -> app.Topology:

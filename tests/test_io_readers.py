@@ -172,6 +172,15 @@ def test_frames_of_other_sizes_are_refused(tmp_path, x):
         list(open_cg(path).frames())
 
 
+def test_positions_that_are_no_numbers_are_told_by_frame(tmp_path, x):
+    broken = x.copy()
+    broken[2, 1] = np.nan
+    source = open_cg(write(tmp_path, "a.gro", "".join(gro_text(each) for each in (x, x, broken, x))))
+    assert len(list(source.frames(stride=3))) == 2
+    with pytest.raises(InputError, match=r"a.gro: frame 2 \(from 0\) .*not finite, first that of particle 3"):
+        list(source.frames(stride=2))
+
+
 def test_topology_lends_names_to_a_structure(tmp_path, x):
     lines = [pdb_line(str(k), f" X{k}", "PS1", "A", "1", (k, 0, 0)) for k in range(4)]
     names = write(tmp_path, "a.pdb", "".join(lines))

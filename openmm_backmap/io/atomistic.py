@@ -120,8 +120,6 @@ def open_atoms(paths: Sequence[str | Path], chemistry: Chemistry, *, topology: s
             raise InputError(f"{file}: holds {_system(found)}, {files[0]} {_system(target)}: one system at a time")
         target = target or found
         for frame in source.frames():
-            if not np.isfinite(frame.positions).all():
-                raise InputError(f"{file}: has positions that are not finite")
             whole = make_whole(frame.positions, frame.box, target.bonds)
             if strict or by_order:
                 check_bonds(target, whole, source.topology, str(file), 0.0 if strict else LONG_SHARE)

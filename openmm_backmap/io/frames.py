@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class CGSource:
     def frames(self, first: int = 0, last: int | None = None, stride: int = 1) -> Iterator[CGFrame]:
         """Frames ``first``, ``first + stride``, ... up to and including ``last`` (None: the last of the file).
 
-        Raises :class:`InputError` where this selects no frame.
+        Raises :class:`InputError` where this selects no frame, and where one is not whole or not finite.
         """
         if first < 0 or stride < 1:
             raise InputError(f"{self.path}: the first frame ({first}) must not be negative and the stride ({stride}) "
@@ -60,13 +61,17 @@ class CGSource:
         if first >= self.n_frames:
             raise InputError(f"{self.path}: no frame {first}: it holds {self.n_frames}, counted from 0")
         stop = self.n_frames if last is None else min(last + 1, self.n_frames)
-        return self._checked(self._read(first, stop, stride))
+        return self._checked(self._read(first, stop, stride), itertools.count(first, stride))
 
-    def _checked(self, frames: Iterator[CGFrame]) -> Iterator[CGFrame]:
-        for frame in frames:
+    def _checked(self, frames: Iterator[CGFrame], numbers: Iterator[int]) -> Iterator[CGFrame]:
+        for frame, number in zip(frames, numbers):
             if len(frame.positions) != self.topology.n_beads:
                 raise InputError(f"{self.path}: a frame holds {len(frame.positions)} beads, the topology "
                                  f"{self.topology.n_beads}")
+            bad = np.flatnonzero(~np.isfinite(frame.positions).all(axis=1))
+            if len(bad):
+                raise InputError(f"{self.path}: frame {number} (from 0) has positions that are not finite, first that "
+                                 f"of particle {bad[0] + 1}")
             yield frame
 
 
