@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from openmm_backmap.backmapper import Backmapped, Backmapper
-from openmm_backmap.chemistry import create_system
+from openmm_backmap.chemistry import create_system, with_solvent
 from openmm_backmap.cli.outputs import Outputs, check_ending
 from openmm_backmap.cli.progress import Bars
 from openmm_backmap.cli.summary import summary
@@ -220,6 +220,8 @@ def _write_also(options: dict[str, Any], outputs: Outputs, first: Backmapped) ->
         system = create_system(first.target, first.box)
         if options["top"]:
             writers.write_gromacs_topology(outputs.part(options["top"]), first.topology, system)
+        # GROMACS has no such solvent.
+        system = with_solvent(system, first.target, first.box)
         if options["system"]:
             writers.write_system(outputs.part(options["system"]), system)
         if options["state"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openmm_backmap.chemistry import as_cg_topology, create_system
+from openmm_backmap.chemistry import as_cg_topology, create_system, with_solvent
 from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.periodic import reduce_box
 from openmm_backmap.io.readers import CGFrame, CGSource, open_cg
@@ -230,7 +230,7 @@ class Backmapper:
         """An atomistic simulation of the beads' system, ready to step.
 
         The atoms are drawn, minimised and equilibrated with the beads restrained; the System returned has no
-        restraints.
+        restraints, and, without a box, the implicit solvent that the chemistry names.
 
         Parameters
         ----------
@@ -250,7 +250,8 @@ class Backmapper:
         atoms = job.run(job.spec.first, progress=progress)
         integrator = LangevinMiddleIntegrator(settings.temperature_K, to_per_ps(friction), to_ps(timestep))
         integrator.setRandomNumberSeed(job.next_seed())
-        simulation = app.Simulation(atoms.topology, create_system(atoms.target, atoms.box), integrator, self.platform)
+        system = with_solvent(create_system(atoms.target, atoms.box), atoms.target, atoms.box)
+        simulation = app.Simulation(atoms.topology, system, integrator, self.platform)
         if atoms.box is not None:
             simulation.context.setPeriodicBoxVectors(*atoms.box)
         simulation.context.setPositions(atoms.positions[0])

@@ -244,3 +244,17 @@ def test_input_that_cannot_be_used_is_refused(target, positions, minimizer):
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError):
         RefineSettings(**wrong)
+
+
+def test_an_implicit_solvent_acts_where_there_is_no_box():
+    from small_peptide import peptide, walk
+
+    dipeptide, x = peptide(), walk(1)[0]
+    beads, solvated = mapped(dipeptide, x), RefineSettings("minimize", reproducible=True)
+    wet = refine(dipeptide, x, beads, None, solvated, **QUICK)
+    assert wet.report.energies_after["GBSAOBCForce"] < -30
+    dry = replace(dipeptide, chemistry=replace(dipeptide.chemistry, implicit_solvent=None))
+    assert "GBSAOBCForce" not in refine(dry, x, beads, None, solvated, **QUICK).report.energies_after
+    assert "GBSAOBCForce" not in refine(dipeptide, x, beads, BOX, solvated, **QUICK).report.energies_after
+    # Positions at rest in one are not in the other.
+    assert np.abs(wet.positions - refine(dry, x, beads, None, solvated, **QUICK).positions).max() > 1e-3

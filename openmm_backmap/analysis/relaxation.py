@@ -15,7 +15,7 @@ import numpy as np
 
 from openmm_backmap.analysis.ensemble import Ensemble
 from openmm_backmap.analysis.kept import load_arrays, save_arrays
-from openmm_backmap.chemistry import create_system
+from openmm_backmap.chemistry import create_system, with_solvent
 from openmm_backmap.errors import InputError
 
 Progress = Callable[[str, int, int], None]
@@ -226,7 +226,7 @@ class _Run:
                            .integers(1, 2**31 - 1, 2))
         integrator = LangevinMiddleIntegrator(self.temperature, settings.friction_per_ps, settings.timestep_ps)
         integrator.setRandomNumberSeed(noise)
-        system = create_system(self.target, self.box)
+        system = with_solvent(create_system(self.target, self.box), self.target, self.box)
         context = Context(system, integrator, best_platform(self.platform))
         if self.box is not None:
             context.setPeriodicBoxVectors(*self.box)

@@ -76,6 +76,13 @@ def create_flexible_system(target: Target, box: np.ndarray | None, hydrogen_mass
     return create_system(flexible, box, hydrogen_mass=hydrogen_mass)
 
 
+def with_solvent(system, target: Target, box: np.ndarray | None):
+    """``system`` of ``target`` with the implicit solvent that its chemistry names, where there is no box."""
+    if target.chemistry.implicit_solvent and box is None:
+        system.addForce(implicit_solvent_force(target, target.chemistry.implicit_solvent))
+    return system
+
+
 def implicit_solvent_force(target: Target, file: str):
     """The ``openmm.GBSAOBCForce`` that OpenMM's force field ``file`` adds to the molecules of ``target``."""
     from openmm import GBSAOBCForce, app

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
-from openmm_backmap.chemistry.system import create_flexible_system, implicit_solvent_force
+from openmm_backmap.chemistry.system import create_flexible_system, with_solvent
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.cores import n_cores
 from openmm_backmap.energy.bridge import TorchEnergy
@@ -148,10 +148,8 @@ class HeldDynamics:
 def _system(molecule: Target, beads: np.ndarray):
     """The force field with flexible bonds and heavy hydrogens, and hands held; atoms that are beads have no mass and do
     not move."""
-    system = create_flexible_system(molecule, None, hydrogen_mass=HYDROGEN_MASS)
+    system = with_solvent(create_flexible_system(molecule, None, hydrogen_mass=HYDROGEN_MASS), molecule, None)
     system.addForce(hand_force(molecule))
-    if molecule.chemistry.implicit_solvent:
-        system.addForce(implicit_solvent_force(molecule, molecule.chemistry.implicit_solvent))
     for atom in beads.tolist():
         system.setParticleMass(atom, 0.0)
     return system

@@ -32,6 +32,7 @@ from openmm_backmap.refine.systems import (
     NONBONDED_GROUP,
     RESTRAINT_GROUP,
     SOFT_GROUP,
+    SOLVENT_GROUP,
     constrained_bonds,
     energy_of,
     energy_system,
@@ -47,6 +48,8 @@ _READY_FORCE = 1.5e4
 FRICTION_PER_PS = 10.0
 _ALL = 2**32 - 1
 _TRUE = _ALL & ~(1 << SOFT_GROUP)  # restraints and hands included
+# A solvent without the charges that it screens would pull these together.
+_SOFT = _ALL & ~(1 << NONBONDED_GROUP | 1 << SOLVENT_GROUP)
 _SOFT_STEPS, _TRUE_STEPS, _MORE_STEPS, _MOST_ROUNDS = 30, 10, 200, 10
 _BOND_NM, _STILL_NM = 1e-4, 1e-5
 _CHUNK_PS = 0.1
@@ -232,16 +235,16 @@ class _Run:
         with self._stage("soften"):
             context.setPositions(start)
             energy_before = energy_of(context, _TRUE)
-            self._minimize(context, NONBONDED_GROUP, _SOFT_STEPS)
+            self._minimize(context, _SOFT, _SOFT_STEPS)
             if inverted_centres(self.target, positions_of(context)).any():
-                self._minimize(context, NONBONDED_GROUP, _MORE_STEPS)
+                self._minimize(context, _SOFT, _MORE_STEPS)
         with self._stage("minimize"):
-            energy = self._minimize(context, SOFT_GROUP, _TRUE_STEPS)
+            energy = self._minimize(context, _TRUE, _TRUE_STEPS)
             for k in range(_MOST_ROUNDS):
                 thorough = self.settings.mode == "minimize" and k == 0
                 if not thorough and force_norms(context, _TRUE).max() < _READY_FORCE:
                     break
-                energy = self._minimize(context, SOFT_GROUP, _MORE_STEPS)
+                energy = self._minimize(context, _TRUE, _MORE_STEPS)
             relaxed = positions_of(context)
             self._check_minimum(start, relaxed, force, energy - energy_before)
         return relaxed
@@ -253,7 +256,7 @@ class _Run:
                 exact = self._with_bonds(relaxed, self.beads)
                 if self._forces(exact).max() < _READY_FORCE:
                     break
-                self._minimize(self.context, SOFT_GROUP, _MORE_STEPS)
+                self._minimize(self.context, _TRUE, _MORE_STEPS)
                 relaxed = positions_of(self.context)
         return exact
 
@@ -269,11 +272,10 @@ class _Run:
             return positions if beads is None else project(self.target, positions, beads)
         return exact
 
-    def _minimize(self, context, without: int, steps: int) -> float:
-        """Minimise with all forces but group ``without``; returns the energy reached, kJ/mol."""
+    def _minimize(self, context, groups: int, steps: int) -> float:
+        """Minimise with the forces of ``groups``; returns the energy reached, kJ/mol."""
         from openmm import LocalEnergyMinimizer, OpenMMException
 
-        groups = _ALL & ~(1 << without)
         context.getIntegrator().setIntegrationForceGroups(groups)
         try:
             LocalEnergyMinimizer.minimize(context, 10.0, steps)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from openmm_backmap.chemistry.system import create_flexible_system
+from openmm_backmap.chemistry.system import create_flexible_system, with_solvent
 from openmm_backmap.chemistry.target import Target
 from openmm_backmap.energy.restraints import add_bead_restraints
 
 # Force groups; the other forces are numbered from 0 in their order.
-RESTRAINT_GROUP, SOFT_GROUP, NONBONDED_GROUP, HAND_GROUP = 31, 30, 29, 28
+RESTRAINT_GROUP, SOFT_GROUP, NONBONDED_GROUP, HAND_GROUP, SOLVENT_GROUP = 31, 30, 29, 28, 27
 # dalton; lets steps of 1 fs follow bonds this stiff, and changes no equilibrium distribution of positions.
 HYDROGEN_MASS = 3.0
 # Times the force constant. At 1 the melt packs otherwise (Lennard-Jones -242 kJ/mol a chain of ten monomers, where
@@ -35,12 +35,14 @@ _SWING = 0.8
 
 
 def energy_system(target: Target, box: np.ndarray | None, hydrogen_mass: float | None = None):
-    """The force field with flexible bonds, every force in a group of its own: for energies and forces."""
-    from openmm import NonbondedForce
+    """The force field with flexible bonds and its solvent, every force in a group of its own: for energies and forces.
+    """
+    from openmm import GBSAOBCForce, NonbondedForce
 
-    system = create_flexible_system(target, box, hydrogen_mass=hydrogen_mass)
+    groups = {NonbondedForce: NONBONDED_GROUP, GBSAOBCForce: SOLVENT_GROUP}
+    system = with_solvent(create_flexible_system(target, box, hydrogen_mass=hydrogen_mass), target, box)
     for group, force in enumerate(system.getForces()):
-        force.setForceGroup(NONBONDED_GROUP if isinstance(force, NonbondedForce) else group)
+        force.setForceGroup(groups.get(type(force), group))
     return system
 
 
