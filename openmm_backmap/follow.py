@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openmm_backmap.errors import InputError, RefinementError
+from openmm_backmap.geometry.hydrogens import with_ordered_hydrogens
 from openmm_backmap.io.frames import CGFrame
 from openmm_backmap.io.writers import replacing
 from openmm_backmap.job import Backmapped, Drawn, Job
@@ -165,7 +166,12 @@ class _Walk:
         """Atoms (B, n_atoms, 3) for beads (B, n_beads, 3) and the atoms one frame before."""
         job = self.job
         atoms = job.generator.generate(job.target, beads, None, n_samples=len(beads), rng=rng, previous=before)
-        return self.exact(atoms, beads) if self.exact else atoms
+        if not self.exact:
+            return atoms
+        # Hydrogens drawn upon each other may come past each other.
+        molecules = (len(atoms), -1, job.generator.molecule.n_atoms, 3)
+        return with_ordered_hydrogens(job.generator.molecule, self.exact(atoms, beads).reshape(molecules),
+                                      like=atoms.reshape(molecules)).reshape(atoms.shape)
 
     def _moved(self, beads: np.ndarray, before: np.ndarray | None, rng: np.random.Generator,
                number: int) -> tuple[np.ndarray, np.ndarray]:

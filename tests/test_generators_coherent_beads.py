@@ -108,4 +108,9 @@ def test_hydrogens_of_a_group_are_named_the_same_way_around_in_every_frame(datas
     mixed[1::2, methyl[1:]] = ordered[1::2, methyl[:0:-1]]
     assert not np.array_equal(mixed, ordered)
     assert np.array_equal(with_ordered_hydrogens(molecule, mixed), ordered)
+    assert np.array_equal(with_ordered_hydrogens(molecule, ordered, like=mixed), mixed)
+    # Drawn badly, all three may lie on one side; there is an order of these too.
+    badly = x + np.random.default_rng(1).normal(scale=0.05, size=x.shape)
+    once = with_ordered_hydrogens(molecule, badly)
+    assert not np.array_equal(once, badly) and np.array_equal(with_ordered_hydrogens(molecule, once), once)
     assert np.array_equal(with_ordered_hydrogens(molecule, ordered[0]), ordered[0])

@@ -22,14 +22,15 @@ def with_ordered_hydrogens(target: Target, positions: np.ndarray, like: np.ndarr
         others = sorted(set(near) - set(hydrogens))
         if len(near) != 4 or len(hydrogens) < 2:
             continue
-        members = [centre, *(others + hydrogens)[:3]]
-        wrong = (_volume(positions, members) < 0) != (like is not None and _volume(like, members) < 0)
+        members = [centre, *others, *hydrogens]
+        wrong = (_hand(positions, members) < 0) != (like is not None and _hand(like, members) < 0)
         last = hydrogens[-2:]
         ordered[..., last, :] = np.where(wrong[..., None, None], positions[..., last[::-1], :], positions[..., last, :])
     return ordered
 
 
-def _volume(positions: np.ndarray, members: list[int]) -> np.ndarray:
-    """(...) of the edges from the first of four atoms to the others."""
-    centre, a, b, c = np.moveaxis(positions[..., members, :], -2, 0)
-    return (np.cross(a - centre, b - centre) * (c - centre)).sum(-1)
+def _hand(positions: np.ndarray, members: list[int]) -> np.ndarray:
+    """Numbers (...) whose sign changes when the last two of five atoms, the centre first, change places, even where
+    both are drawn on one side."""
+    centre, a, b, c, d = np.moveaxis(positions[..., members, :], -2, 0)
+    return (np.cross(a - centre, b - centre) * (c - d)).sum(-1)
