@@ -187,6 +187,6 @@ class _Walk:
                 break
         if len(left) and not sound.all():
             raise RefinementError(f"{self.job.spec.where}: frame {number} (from 0) has beads for which {_TRIES} draws "
-                                  "gave no atoms that dynamics can start from: they may lie too far apart or too near; try "
-                                  "another seed, or refine none")
+                                  "gave no atoms that dynamics can start from: beads may lie too far apart or too "
+                                  "near; try another seed, or refine none")
         return atoms, np.isin(np.arange(len(beads)), left)

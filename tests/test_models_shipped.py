@@ -13,6 +13,7 @@ from small_systems import small_target
 from openmm_backmap.backmapper import Backmapper
 from openmm_backmap.chemistry import create_system, load_chemistry
 from openmm_backmap.chemistry.match import match_beads, whole_beads
+from openmm_backmap.coarse.graph import bead_app_topology
 from openmm_backmap.energy.bridge import TorchEnergy
 from openmm_backmap.generators.base import load_generator
 from openmm_backmap.geometry.checks import inverted_centres, mapped
@@ -70,6 +71,16 @@ def test_the_peptide_model_draws_sound_atoms():
         assert mapped(target, exact) == pytest.approx(beads, abs=1e-9) and not inverted_centres(target, exact).any()
         terms = energy.terms(torch.as_tensor(exact))
         assert 20 < float(terms["angle"].mean()) < 60 and float(terms["bond"].mean()) < 60
+
+
+def test_a_simulation_of_a_peptide_has_its_solvent():
+    target = peptide()
+    for box, wanted in ((None, 1), (np.eye(3) * 3.0, 0)):
+        simulation = Backmapper("adp", platform="Reference", device="cpu").simulation(
+            bead_app_topology(target), mapped(target, walk(1))[0], box, equilibrate=0.1, seed=1)
+        names = [force.getName() for force in simulation.system.getForces()]
+        assert names.count("GBSAOBCForce") == wanted
+        simulation.step(10)
 
 
 def test_the_fragment_library_of_polystyrene_is_found_by_family_and_chemistry():
