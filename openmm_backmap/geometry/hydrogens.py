@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from openmm_backmap.chemistry.target import Target
+from openmm_backmap.geometry.checks import once_per_target
 from openmm_backmap.geometry.tables import neighbour_lists
 
 
@@ -17,16 +18,22 @@ def with_ordered_hydrogens(target: Target, positions: np.ndarray, like: np.ndarr
     them follows from the order of the atoms alone.
     """
     ordered = np.array(positions)
-    for centre, near in enumerate(neighbour_lists(target.n_atoms, target.bonds)):
-        hydrogens = sorted(a for a in near if target.elements[a] == "H")
-        others = sorted(set(near) - set(hydrogens))
-        if len(near) != 4 or len(hydrogens) < 2:
-            continue
-        members = [centre, *others, *hydrogens]
+    for members in _groups(target):
         wrong = (_hand(positions, members) < 0) != (like is not None and _hand(like, members) < 0)
-        last = hydrogens[-2:]
+        last = members[-2:]
         ordered[..., last, :] = np.where(wrong[..., None, None], positions[..., last[::-1], :], positions[..., last, :])
     return ordered
+
+
+@once_per_target
+def _groups(target: Target) -> list[list[int]]:
+    """Atoms with four neighbours, two hydrogens or more: each with its neighbours after it, hydrogens last."""
+    groups = []
+    for centre, near in enumerate(neighbour_lists(target.n_atoms, target.bonds)):
+        hydrogens = sorted(a for a in near if target.elements[a] == "H")
+        if len(near) == 4 and len(hydrogens) > 1:
+            groups.append([centre, *sorted(set(near) - set(hydrogens)), *hydrogens])
+    return groups
 
 
 def _hand(positions: np.ndarray, members: list[int]) -> np.ndarray:

@@ -6,23 +6,20 @@ import io
 
 import numpy as np
 
-from openmm_backmap.chemistry import Chemistry, Target, create_system, with_box
-from openmm_backmap.chemistry.system import implicit_solvent_force
+from openmm_backmap.chemistry import Chemistry, Target, create_system, with_box, with_solvent
 from openmm_backmap.reference.stages import scale_molecules
 
-IMPLICIT = "amber99_obc.xml"
 WATER = "tip3p.xml"
 CUTOFF_NM = 1.0
 
 
 def implicit_system(target: Target, hydrogen_mass: float | None = None):
-    """The ``openmm.System`` of one molecule with the generalised Born model of Onufriev, Bashford and Case.
+    """The ``openmm.System`` of one molecule in the implicit solvent that its chemistry names.
 
-    The model is OBC(II) (Proteins 55, 383 (2004)) with the surface term and radii of OpenMM's ``amber99_obc.xml``.
+    That of the shipped peptides is OBC(II) of Onufriev, Bashford and Case (Proteins 55, 383 (2004)) with the surface
+    term and radii of OpenMM's ``amber99_obc.xml``.
     """
-    system = create_system(target, None, hydrogen_mass=hydrogen_mass)
-    system.addForce(implicit_solvent_force(target, IMPLICIT))
-    return system
+    return with_solvent(create_system(target, None, hydrogen_mass=hydrogen_mass), target, None)
 
 
 def explicit_system(target: Target, n_waters: int, box: np.ndarray):
