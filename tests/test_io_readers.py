@@ -111,6 +111,54 @@ def test_rubbish_trajectories(tmp_path, x, kind):
         open_cg(path, topology)
 
 
+def trajectory(path, positions, box):
+    """Frames (n_frames, n_beads, 3), nm, written by mdtraj."""
+    import mdtraj
+
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("PS1", topology.add_chain())
+    for k in range(positions.shape[1]):
+        topology.add_atom(f"B{k}", mdtraj.element.carbon, residue)
+    cell = dict(unitcell_lengths=np.full((len(positions), 3), 5.0), unitcell_angles=np.full((len(positions), 3), 90.0))
+    mdtraj.Trajectory(positions, topology, **cell if box else {}).save(str(path))
+
+
+@pytest.fixture(params=[".xtc", ".trr", ".dcd"])
+def saved(request, tmp_path):
+    """Writes frames of ``n_beads`` to a trajectory; gives its path and the structure that names its beads."""
+    def save(n_frames, n_beads, box):
+        x = np.random.default_rng(1).random((n_frames, n_beads, 3))
+        names, path = tmp_path / "names.gro", tmp_path / f"a{request.param}"
+        trajectory(names, x[:1], True)
+        trajectory(path, x, box)
+        return path, names
+    return save
+
+
+@pytest.mark.parametrize("box", [True, False])
+@pytest.mark.parametrize("n_beads", [4, 10, 31])
+def test_whole_trajectories(saved, n_beads, box):
+    source = open_cg(*saved(5, n_beads, box))
+    assert not source.cut_off and source.n_frames == len(list(source.frames())) == 5
+
+
+@pytest.mark.parametrize("box", [True, False])
+def test_trajectories_that_are_cut_off(saved, box):
+    path, names = saved(4, 30, box)
+    size = path.stat().st_size
+    saved(5, 30, box)
+    whole = path.read_bytes()
+    for left in (size + 1, (size + len(whole)) // 2, len(whole) - 4, len(whole) - 1):
+        path.write_bytes(whole[:left])
+        source = open_cg(path, names)
+        assert source.n_frames == 4
+        if path.suffix != ".trr":  # mdtraj reads nothing of such a .trr
+            assert len(list(source.frames(last=3))) == 4
+        for selection in (dict(), dict(last=4), dict(first=3)):
+            with pytest.raises(InputError, match="cut off in frame 4"):
+                source.frames(**selection)
+
+
 def test_frame_selection(tmp_path, x):
     path = write(tmp_path, "a.gro", "".join(gro_text(x, title=f"t= {k}.0") for k in range(7)))
     source = open_cg(path)

@@ -41,17 +41,22 @@ class CGSource:
     path : Path
     topology : CGTopology
     n_frames : int
+        Whole frames.
+    cut_off : bool
+        A part of a frame follows the last whole one.
     """
 
     path: Path
     topology: CGTopology
     n_frames: int
     _read: Callable[[int, int, int], Iterator[CGFrame]] = field(repr=False)
+    cut_off: bool = False
 
     def frames(self, first: int = 0, last: int | None = None, stride: int = 1) -> Iterator[CGFrame]:
         """Frames ``first``, ``first + stride``, ... up to and including ``last`` (None: the last of the file).
 
-        Raises :class:`InputError` where this selects no frame, and where one is not whole or not finite.
+        Raises :class:`InputError` where this selects no frame, and where one is not whole or not finite. A file that is
+        cut off has no last frame: ``last`` must name a whole one.
         """
         if first < 0 or stride < 1:
             raise InputError(f"{self.path}: the first frame ({first}) must not be negative and the stride ({stride}) "
@@ -60,6 +65,9 @@ class CGSource:
             raise InputError(f"{self.path}: the last frame ({last}) lies before the first ({first})")
         if first >= self.n_frames:
             raise InputError(f"{self.path}: no frame {first}: it holds {self.n_frames}, counted from 0")
+        if self.cut_off and (last is None or last >= self.n_frames):
+            raise InputError(f"{self.path}: cut off in frame {self.n_frames} (from 0), or still being written; what is "
+                             f"whole ends with frame {self.n_frames - 1}: ask for no later one")
         stop = self.n_frames if last is None else min(last + 1, self.n_frames)
         return self._checked(self._read(first, stop, stride), itertools.count(first, stride))
 

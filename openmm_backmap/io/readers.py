@@ -16,6 +16,7 @@ import numpy as np
 
 from openmm_backmap.chemistry.cg import CGTopology
 from openmm_backmap.errors import InputError
+from openmm_backmap.io.cut_off import dcd_rest, whole_frames
 from openmm_backmap.io.frames import CGFrame, CGSource, cell_box, named_errors, vectors_box
 from openmm_backmap.io.pdbx import open_pdbx
 
@@ -257,13 +258,14 @@ def _pdb_box(line: str) -> np.ndarray | None:
 
 def _open_trajectory(path: Path, names: CGTopology, topology: str | Path) -> CGSource:
     with trajectory_file(path) as file:
-        n_frames = len(file)
+        is_dcd = path.suffix.lower() == ".dcd"
+        n_frames, rest = (len(file), dcd_rest(path)) if is_dcd else whole_frames(path)
         n_beads = file.read(n_frames=1)[0].shape[1] if n_frames else names.n_beads
     if not n_frames:
-        raise InputError(f"{path}: holds no frame")
+        raise InputError(f"{path}: holds no whole frame")
     if n_beads != names.n_beads:
         raise InputError(f"{path} holds {n_beads} beads, the topology {topology} {names.n_beads}")
-    return CGSource(path, names, n_frames, lambda *selection: _trajectory_frames(path, *selection))
+    return CGSource(path, names, n_frames, lambda *selection: _trajectory_frames(path, *selection), cut_off=rest > 0)
 
 
 def trajectory_file(path: Path):
