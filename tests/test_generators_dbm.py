@@ -10,7 +10,14 @@ from small_systems import BOX, TRICLINIC, small_positions, small_target
 from openmm_backmap.chemistry import build_target, load_chemistry
 from openmm_backmap.environments.voxel_channels import default_channels
 from openmm_backmap.environments.voxel_sequences import atom_sequences
-from openmm_backmap.environments.voxels import VoxelSurroundings, VoxelTables
+from openmm_backmap.environments.voxels import (
+    VoxelSurroundings,
+    VoxelTables,
+    densities,
+    step_masks,
+    turned,
+    unpack,
+)
 from openmm_backmap.errors import InputError
 from openmm_backmap.generators.dbm import PRESETS, DBMCritic, DBMGenerator, DBMHyperparameters, DBMNetwork, DBMSampling
 from openmm_backmap.generators.dbm.energies import GAS_CONSTANT, BeadEnergies, Placement, flexible_energy, pick
@@ -131,9 +138,10 @@ def test_boltzmann_picks_by_weight():
     assert torch.allclose(counts, weight / weight.sum(), atol=0.01)
 
 
+@pytest.mark.parametrize("stem", [4, 0])
 @pytest.mark.parametrize("head", ["density", "coordinates"])
-def test_both_heads_give_a_density_and_its_point(tables, head):
-    net = network(tables, head=head)
+def test_both_heads_give_a_density_and_its_point(tables, head, stem):
+    net = network(tables, head=head, stem=stem)
     torch.manual_seed(2)
     seen, kind, noise = torch.rand(5, tables.channels.n_channels, 512), torch.tensor([0, 1, 2, 3, 0]), torch.randn(5, 4)
     density, point = net(seen, kind, noise)
@@ -150,10 +158,27 @@ def test_both_heads_give_a_density_and_its_point(tables, head):
     assert (point - net(seen.flip(2), kind, noise)[1]).norm(dim=1).min() > 1e-6
 
 
+def test_without_a_stem_cells_keep_their_places(tables):
+    """A move by two cells moves what the first layers make of it by one, and what the head makes by two."""
+    net = network(tables, stem=0)
+    encoder, last = net.encoder[0], net.head
+    seen = torch.zeros(1, tables.channels.n_channels, 8, 8, 8)
+    seen[..., 2, 5, 3] = 1
+    one, two = encoder(seen), encoder(seen.roll(2, 3))
+    assert torch.equal(one.roll(1, 3), two) and not torch.equal(one, two)
+    x = torch.zeros(1, TINY.width, 4, 4, 4)
+    x[..., 1, 2, 1] = 1
+    change = [(last(x.roll(k, 4)) - last(torch.zeros_like(x))).view(8, 8, 8) for k in (0, 1)]
+    assert torch.allclose(change[0].roll(2, 2), change[1], atol=1e-6)
+    assert (change[0].abs() > 1e-9).nonzero().amin(0).tolist() == [0, 2, 0]
+    assert (change[0].abs() > 1e-9).nonzero().amax(0).tolist() == [5, 7, 5]
+
+
+@pytest.mark.parametrize("stem", [4, 0])
 @pytest.mark.parametrize("spectral_norm", [False, True])
-def test_the_critic_sees_environment_type_and_atom(tables, spectral_norm):
+def test_the_critic_sees_environment_type_and_atom(tables, spectral_norm, stem):
     torch.manual_seed(0)
-    critic = DBMCritic(TINY, tables.channels.n_channels, 4, spectral_norm)
+    critic = DBMCritic(replace(TINY, stem=stem), tables.channels.n_channels, 4, spectral_norm)
     for _ in range(50 if spectral_norm else 1):
         critic(torch.rand(1, tables.channels.n_channels, 512), torch.tensor([0]), torch.rand(1, 512))
     critic.eval()
@@ -205,6 +230,21 @@ def test_each_atom_is_placed_among_those_before_it(target, tables, positions):
     last_column = found[torch.arange(2), :, columns[:, 5]]
     assert torch.allclose(last_column[0, 0, 2], steps[5].point[0, 2], atol=1e-6)
     assert torch.allclose(last_column.norm(dim=-1).flatten(), steps[5].point.norm(dim=-1), atol=1e-6)
+
+
+def test_what_is_kept_from_atom_to_atom_changes_nothing(target, tables, positions):
+    """Beads of two kinds, whose atoms are of several types: each step sees all particles with their own channels."""
+    around = VoxelSurroundings(tables, target.mapping @ positions, BOX, TINY.grid)
+    bead = torch.tensor([1, 2, 3])
+    x = torch.as_tensor(positions, dtype=torch.float32)
+    env = around.environment(bead, x, torch.ones(target.n_atoms, dtype=torch.bool), hide_light=False)
+    scene = Scene(tables, TINY.grid, env, torch.tensor([[0.3, 2.0], [1.0, -1.0], [0.5, 0.0]]))
+    assert (env.near >= 0).any() and ((env.near < 0) & env.present).any()
+    for column in torch.tensor([[0, 0, 0], [1, 1, 1], [0, 1, 2], [0, 1, 2]]):
+        masks = unpack(step_masks(tables, env, column, env.own_there), tables.channels.n_channels)
+        points = torch.cat([scene.own, turned(env.points, scene.angle)], dim=1)
+        wanted = densities(masks, *TINY.grid.factors(points.transpose(1, 2)))
+        assert torch.allclose(scene.environment(column, env.own_there), wanted, atol=1e-5)
 
 
 def test_gradients_flow_back_through_the_sequence(target, tables, positions):
@@ -273,6 +313,15 @@ def test_low_energies_are_kept(target, tables, positions):
         best = placed.own[row, total[row].argmin()].gather(0, at[row])
         assert torch.equal(best, kept[row])
     assert sum((sum(e.values()).amin(1) < sum(e.values())[:, 0]).sum() for _, e in seen) > len(seen)
+
+
+@torch.inference_mode()
+def test_batches_on_a_processor_may_be_of_any_size(target, tables, positions, monkeypatch):
+    found = []
+    for rows in (1, 1000):
+        monkeypatch.setattr("openmm_backmap.generators.dbm.sweep._ROWS", rows)
+        found.append(sweep(target, tables, positions, n_ensemble=3, selection="boltzmann").run())
+    assert torch.allclose(*found, atol=1e-5)
 
 
 @torch.inference_mode()

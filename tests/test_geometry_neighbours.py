@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmm_backmap.geometry.neighbours import nearest
+from openmm_backmap.geometry.neighbours import nearest, within
 from openmm_backmap.geometry.periodic import reduce_box
 
 CUTOFF = 1.0
@@ -62,6 +62,24 @@ def wide_enough(box):
 def test_agrees_with_brute_force(box, n, k, seed):
     rng = np.random.default_rng(seed)
     check(rng.uniform(-4, 4, (n, 3)) if box is not None else rng.uniform(-1, 1, (n, 3)), box, k)
+
+
+@settings(max_examples=40, deadline=None)
+@given(boxes(), st.integers(1, 12), st.floats(0.5, 2.5), st.integers(0, 2**31))
+def test_all_within_a_cutoff_by_brute_force(box, n, cutoff, seed):
+    """Boxes may be narrower than the cutoff: a point then has several images of another near it."""
+    x = np.random.default_rng(seed).uniform(-2, 2, (n, 3))
+    first, index, shift = within(x, box, cutoff)
+    cells = np.zeros((1, 3)) if box is None else np.array(list(itertools.product(range(-9, 10), repeat=3))) @ box
+    for i in range(n):
+        rows = slice(first[i], first[i + 1])
+        found = np.linalg.norm(x[index[rows]] + shift[rows] - x[i], axis=1)
+        others = np.delete(np.arange(n), i)
+        distance = np.linalg.norm(x[others][:, None] + cells - x[i], axis=2)
+        assert np.sort(found) == pytest.approx(np.sort(distance[distance <= cutoff]), abs=1e-9)
+        assert not (index[rows] == i).any()
+    moved = shift @ np.linalg.inv(np.eye(3) if box is None else box)
+    assert moved == pytest.approx(np.round(moved), abs=1e-9)
 
 
 def test_strongly_triclinic_box():

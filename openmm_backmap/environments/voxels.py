@@ -144,7 +144,7 @@ class VoxelEnvironment:
     points : (B, K + J, 3)
         Context atoms, then beads.
     kind, near, present : (B, K)
-        Type of each context atom, its column in ``VoxelTables.near`` or -1, and whether there is one.
+        Type of each context atom, its column in ``VoxelTables.near`` or -1, and whether it is there.
     bead_mask : (B, J) channels of the beads, 0 where there is none
     """
 
@@ -199,12 +199,12 @@ class VoxelSurroundings(BeadSurroundings):
         chosen = distance.topk(max(1, int(seen.sum(1).max())), dim=1, largest=False).indices
         atom, present = (t.flatten(1).gather(1, chosen) for t in (atoms, seen))
         context = local.flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 3)) * present[..., None]
+        near = torch.where(present, self._near(bead, atom), -1)
         own, own_there = self._own(bead, positions, there, hide_light)
         beads, bead_mask = self._beads(bead)
         return VoxelEnvironment(
             bead=bead, own=own, own_there=own_there, points=torch.cat([context, beads], dim=1),
-            kind=self.voxels.atom_type[atom.clamp(min=0)], near=self._near(bead, atom), present=present,
-            bead_mask=bead_mask)
+            kind=self.voxels.atom_type[atom.clamp(min=0)], near=near, present=present, bead_mask=bead_mask)
 
     def _own(self, bead, positions, there, hide_light: bool):
         atoms = self.tables.atoms_of_bead[bead]

@@ -43,18 +43,45 @@ def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int
     return index, np.where(there[..., None], shift, 0.0)
 
 
+def within(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All other points, and images of them, within ``cutoff`` of each point.
+
+    Parameters
+    ----------
+    positions, box, cutoff
+        See :func:`nearest`; the box may be of any size.
+
+    Returns
+    -------
+    first : ndarray of int, shape (n + 1,)
+        Rows ``first[i]:first[i + 1]`` of the others belong to point i.
+    index : ndarray of int, shape (n_pairs,)
+    shift : ndarray, shape (n_pairs, 3), nm
+        ``positions[index] + shift`` is the image that is near.
+    """
+    positions = np.asarray(positions, dtype=float)
+    wrapped, images, source = _images(positions, box, cutoff)
+    found = point_tree(wrapped).sparse_distance_matrix(point_tree(images), cutoff, output_type="ndarray")
+    i, image = found["i"], found["j"]
+    other = source[image] != i
+    order = np.argsort(i[other] * len(images) + image[other])
+    i, image = i[other][order], image[other][order]
+    index = source[image]
+    shift = (images[image] - wrapped[i]) - (positions[index] - positions[i])
+    return np.searchsorted(i, np.arange(len(positions) + 1)), index, shift
+
+
 def _images(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, ...]:
     """Points in the cell; those, then their images within ``cutoff`` of the cell; and whose image each is."""
-    n = len(positions)
     if box is None:
-        return positions, positions, np.arange(n)
+        return positions, positions, np.arange(len(positions))
     # The cell that the vectors span, not the brick of the same volume: of a brick, more than 26 images can be near.
     inverse = np.linalg.inv(box)
     fractional = (positions @ inverse) % 1.0
     wrapped = fractional @ box
     margin = cutoff * np.linalg.norm(inverse, axis=0)
-    points, source = [wrapped], [np.arange(n)]
-    for cell in itertools.product((-1, 0, 1), repeat=3):
+    points, source = [wrapped], [np.arange(len(positions))]
+    for cell in itertools.product(*(range(-n, n + 1) for n in np.maximum(np.ceil(margin), 1).astype(int))):
         if cell == (0, 0, 0):
             continue
         moved = fractional + cell

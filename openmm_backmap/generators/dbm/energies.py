@@ -12,10 +12,11 @@ import torch
 
 from openmm_backmap.chemistry import Target
 from openmm_backmap.energy.bridge import TorchEnergy
-from openmm_backmap.energy.neighbours import minimum_image, pairs_within
+from openmm_backmap.energy.neighbours import minimum_image
 from openmm_backmap.energy.nonbonded import ONE_4PI_EPS0, Nonbonded, lennard_jones
 from openmm_backmap.energy.terms import KINDS, distances
 from openmm_backmap.environments.voxels import VoxelTables
+from openmm_backmap.geometry.neighbours import within
 from openmm_backmap.units import GAS_CONSTANT
 
 #: no atom lies farther from its bead; neighbours are looked for accordingly
@@ -100,16 +101,10 @@ class BeadEnergies:
         self.cutoff = tables.target.chemistry.nonbonded.cutoff_nm
         self.box = None if box is None else torch.as_tensor(box, dtype=dtype, device=tables.device)
         self.centre = torch.as_tensor(beads, dtype=dtype, device=tables.device)
-        reach = self.cutoff + 2 * REACH_NM
-        small = box is not None and np.diag(box).min() < 2 * reach
-        pairs = pairs_within(np.asarray(beads, float), None if small else box, None if small else reach)
-        order = np.argsort(np.r_[pairs[:, 0], pairs[:, 1]], kind="stable")
-        rows = np.r_[pairs[:, 0], pairs[:, 1]][order]
-        self._neighbour = torch.as_tensor(np.r_[pairs[:, 1], pairs[:, 0]][order].astype(np.int64),
-                                          device=tables.device)
-        self._first = torch.as_tensor(np.searchsorted(rows, np.arange(len(beads) + 1)), device=tables.device)
-        # Images nearest to the bead are nearest to its atoms too, unless the box is narrow.
-        self._narrow = box is not None and np.diag(box).min() < 2 * (self.cutoff + REACH_NM)
+        periodic = any(part.settings.periodic for part in energy.nonbonded)
+        first, index, shift = within(beads, box if periodic else None, self.cutoff + 2 * REACH_NM)
+        self._first, self._neighbour = (torch.as_tensor(t, device=tables.device) for t in (first, index))
+        self._shift = torch.as_tensor(shift, dtype=dtype, device=tables.device)
 
     def _incidence(self, atoms: torch.Tensor) -> _Incidence:
         base = self.tables.base
@@ -181,36 +176,30 @@ class BeadEnergies:
 
     def _outer(self, part: Nonbonded, placed: Placement):
         """Pairs of a placed atom and one of another bead: each (B, E)."""
-        box = self.box if part.settings.periodic else None
         moved = placed.own.gather(2, placed.columns[:, None, :, None].expand(-1, placed.own.shape[1], -1, 3))
+        moved = moved - self.centre[placed.bead][:, None, None]                                # (B, E, L, 3)
         index = self.tables.base.atoms_of_bead[placed.bead].gather(1, placed.columns)          # (B, L)
-        other, x, exists = self._around(placed, moved, box)
+        other, x, exists = self._around(placed, moved)
         counts = exists[:, None] & part.allowed(index[:, :, None], other[:, None])             # (B, L, K)
-        vectors = moved[:, :, :, None] - x[:, None, None]
-        r = distances(minimum_image(vectors, box if self._narrow else None))
+        r = _distances_between(moved.flatten(1, 2), x).unflatten(1, moved.shape[1:3])
         pieces = self._pairs(part, r, index[:, None, :, None], other[:, None, None])
         return [torch.where(counts[:, None], piece, 0.0).sum((-2, -1)) for piece in pieces]
 
-    def _around(self, placed: Placement, moved: torch.Tensor, box):
-        """Atoms (B, K) of other beads that any candidate may see, their nearest images, and whether there are any."""
-        bead, device = placed.bead, placed.bead.device
-        counts = self._first[bead + 1] - self._first[bead]
-        slot = torch.arange(int(counts.max()) if len(counts) else 0, device=device)
-        there = slot < counts[:, None]
-        neighbour = self._neighbour[(self._first[bead][:, None] + slot).clamp(max=max(len(self._neighbour) - 1, 0))
-                                    ] if len(self._neighbour) else slot.expand(len(bead), -1)
-        atoms = self.tables.base.atoms_of_bead[neighbour]
-        there = (there[..., None] & (atoms >= 0)).flatten(1)
-        atoms = atoms.clamp(min=0).flatten(1)
-        there = there & self._seen(placed, bead, atoms)
-        vectors = minimum_image(placed.positions[atoms] - self.centre[bead][:, None], box)
-        reach = self.cutoff + (moved.detach() - self.centre[bead][:, None, None]).norm(dim=-1).amax((1, 2))
-        # A narrow box has other images than the one nearest to the bead: nothing is left out there.
-        near = there if self._narrow else there & (vectors.square().sum(-1) < reach[:, None].square())
-        width = int(near.sum(1).max()) if near.numel() else 0
-        chosen = near.int().sort(dim=1, descending=True, stable=True).indices[:, :width]
-        x = (vectors + self.centre[bead][:, None]).gather(1, chosen[..., None].expand(-1, -1, 3))
-        return atoms.gather(1, chosen), x, near.gather(1, chosen)
+    def _around(self, placed: Placement, moved: torch.Tensor):
+        """Atoms (B, K) of other beads that a candidate may see, where they are (B, K, 3), seen from the bead, and
+        whether there are any. An atom may be there several times: as its images."""
+        bead = placed.bead
+        row, counts = self._first[bead], self._first[bead + 1] - self._first[bead]
+        there = torch.arange(int(counts.max()) if len(counts) else 0, device=bead.device) < counts[:, None]
+        row = torch.where(there, row[:, None] + there.cumsum(1) - 1, 0)
+        atoms = self.tables.base.atoms_of_bead[self._neighbour[row]]                           # (B, M, S)
+        vectors = placed.positions[atoms.clamp(min=0)] + (self._shift[row] - self.centre[bead][:, None])[:, :, None]
+        reach = self.cutoff + moved.detach().norm(dim=-1).amax((1, 2))
+        near = there[..., None] & (atoms >= 0) & (vectors.square().sum(-1) < reach[:, None, None].square())
+        chosen, there = _packed(near.flatten(1))
+        atoms = atoms.flatten(1).gather(1, chosen)
+        x = vectors.flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 3))
+        return atoms, x, there & self._seen(placed, bead, atoms)
 
     def _pairs(self, part: Nonbonded, r: torch.Tensor, i: torch.Tensor, j: torch.Tensor):
         lj, coulomb = part.pair_energies(r, i, j, local=True)
@@ -218,6 +207,26 @@ class BeadEnergies:
             inside = r < self.cutoff
             return torch.where(inside, lj, 0.0), torch.where(inside, coulomb, 0.0)
         return lj, coulomb
+
+
+def _distances_between(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Distances (B, n, m), nm, of points ``a`` (B, n, 3) and ``b`` (B, m, 3) near the origin.
+
+    By a matrix product, since differences would take most of the time; squares are right to 1e-6 nm^2.
+    """
+    squares = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None]
+    return torch.baddbmm(squares, a, b.transpose(1, 2), alpha=-2).clamp(min=1e-6).sqrt()
+
+
+def _packed(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns (B, width) of what is ``chosen`` (B, N) of each row, and which of them count: others fill up the row."""
+    column = chosen.nonzero(as_tuple=True)[1]
+    counts = chosen.sum(1)
+    slot = torch.arange(int(counts.max()) if len(counts) else 0, device=chosen.device)
+    there = slot < counts[:, None]
+    packed = torch.zeros_like(there, dtype=torch.long)
+    packed[there] = column
+    return packed, there
 
 
 def pick(energies: torch.Tensor, how: str, temperature_K: float, seed: torch.Generator | None = None) -> torch.Tensor:

@@ -27,7 +27,8 @@ class DBMHyperparameters:
     Parameters
     ----------
     stem, width : int
-        Channels on the full grid, and on the pooled one, where most of the work is done.
+        Channels on the full grid, and on the pooled one, where most of the work is done. A stem of 0 does without
+        convolutions on the full grid, which take half of the time: eight cells are one of the pooled grid at once.
     blocks : int
         Residual blocks of the encoder, of the decoder, and twice as many of the critic.
     noise : int
@@ -85,10 +86,30 @@ class _Residual(nn.Module):
 
 
 def _encoder(n_in: int, hyper: DBMHyperparameters, n_blocks: int, wrap) -> nn.Sequential:
+    if hyper.stem:
+        first = [wrap(nn.Conv3d(n_in, hyper.stem, 3, padding=1)), nn.GroupNorm(hyper.groups, hyper.stem),
+                 nn.LeakyReLU(_SLOPE), nn.AvgPool3d(2), wrap(nn.Conv3d(hyper.stem, hyper.width, 1))]
+    else:
+        first = [wrap(nn.Conv3d(n_in, hyper.width, 2, stride=2)), nn.GroupNorm(hyper.groups, hyper.width),
+                 nn.LeakyReLU(_SLOPE)]
+    return nn.Sequential(*first, *(_Residual(hyper.width, hyper.groups, wrap) for _ in range(n_blocks)))
+
+
+class _Finer(nn.Module):
+    """Eight channels of a cell (N, 8, n, n, n) to the eight cells that it is made of, all (N, 8 n^3) of them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(1, (2, 2, 2)).permute(0, 4, 1, 5, 2, 6, 3).flatten(1)
+
+
+def _density_head(hyper: DBMHyperparameters) -> nn.Sequential:
+    # Softmax takes no notice of a bias.
+    if not hyper.stem:
+        return nn.Sequential(nn.Conv3d(hyper.width, 8, 3, padding=1), _Finer())
     return nn.Sequential(
-        wrap(nn.Conv3d(n_in, hyper.stem, 3, padding=1)), nn.GroupNorm(hyper.groups, hyper.stem),
-        nn.LeakyReLU(_SLOPE), nn.AvgPool3d(2), wrap(nn.Conv3d(hyper.stem, hyper.width, 1)),
-        *(_Residual(hyper.width, hyper.groups, wrap) for _ in range(n_blocks)))
+        nn.Upsample(scale_factor=2), nn.Conv3d(hyper.width, hyper.stem, 3, padding=1),
+        nn.GroupNorm(hyper.groups, hyper.stem), nn.LeakyReLU(_SLOPE),
+        nn.Conv3d(hyper.stem, 1, 3, padding=1, bias=False), nn.Flatten())
 
 
 def _same(layer: nn.Module) -> nn.Module:
@@ -109,10 +130,7 @@ class DBMNetwork(nn.Module):
             nn.Conv3d(2 * hyper.width, hyper.width, 1), nn.GroupNorm(hyper.groups, hyper.width),
             nn.LeakyReLU(_SLOPE), *(_Residual(hyper.width, hyper.groups, _same) for _ in range(hyper.blocks)))
         if hyper.head == "density":
-            self.head = nn.Sequential(
-                nn.Upsample(scale_factor=2), nn.Conv3d(hyper.width, hyper.stem, 3, padding=1),
-                nn.GroupNorm(hyper.groups, hyper.stem), nn.LeakyReLU(_SLOPE),
-                nn.Conv3d(hyper.stem, 1, 3, padding=1, bias=False), nn.Flatten())  # softmax takes no notice of a bias
+            self.head = _density_head(hyper)
         else:
             self.head = nn.Sequential(nn.Flatten(), nn.Linear(hyper.width * half**3, 64), nn.LeakyReLU(_SLOPE),
                                       nn.Linear(64, 3))

@@ -44,16 +44,32 @@ class Scene:
 
     def __init__(self, tables: VoxelTables, grid, env: VoxelEnvironment, angle: torch.Tensor):
         self.tables, self.grid, self.env, self.angle = tables, grid, env, angle
-        self.fixed = grid.factors(turned(env.points, angle).transpose(1, 2))        # (B, E, K + J, ...)
         self.own = turned(env.own, angle)                                           # (B, S, E, 3)
+        near = env.near >= 0
+        self._near = near.int().topk(int(near.sum(1).max()), dim=1).indices         # (B, K')
+        self._is_near = torch.nn.functional.pad(near, (0, env.points.shape[1] - near.shape[1]))
+        points = env.points.gather(1, self._near[..., None].expand(-1, -1, 3))
+        self._near_points = turned(points, angle)                                   # (B, K', E, 3)
+        self._points = grid.factors(turned(env.points, angle).transpose(1, 2))      # (B, E, K + J, ...)
+        self._steady: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def environment(self, column: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Channel densities (N, F, cells) while own atom ``column`` (B,) is placed and ``seen`` (B, S) are there."""
         masks = step_masks(self.tables, self.env, column, seen)
-        features = unpack(masks, self.tables.channels.n_channels, self.own.dtype)
-        own, others = features.split([self.own.shape[1], masks.shape[1] - self.own.shape[1]], dim=1)
-        # Two sums: joining the Gaussians would copy those of all others at every step.
-        return densities(own, *self.grid.factors(self.own.transpose(1, 2)), densities(others, *self.fixed))
+        own, others = masks.split([self.own.shape[1], masks.shape[1] - self.own.shape[1]], dim=1)
+        near = torch.where(self._is_near, others, 0).gather(1, self._near)
+        changing = self.grid.factors(torch.cat([self.own, self._near_points], dim=1).transpose(1, 2))
+        steady = self._steady_densities(torch.where(self._is_near, 0, others))
+        return densities(self._features(torch.cat([own, near], dim=1)), *changing, steady)
+
+    def _steady_densities(self, masks: torch.Tensor) -> torch.Tensor:
+        """Of atoms that are not within three bonds, and of beads: the same for all atoms of one type in a sequence."""
+        if self._steady is None or not torch.equal(masks, self._steady[0]):
+            self._steady = masks, densities(self._features(masks), *self._points)
+        return self._steady[1]
+
+    def _features(self, masks: torch.Tensor) -> torch.Tensor:
+        return unpack(masks, self.tables.channels.n_channels, self.own.dtype)
 
     def put(self, column: torch.Tensor, point: torch.Tensor) -> None:
         """Own atom ``column`` (B,) lies at ``point`` (N, 3) from now on; gradients flow through it."""

@@ -22,6 +22,8 @@ from openmm_backmap.sampling.faults import Nearby
 from openmm_backmap.sampling.sweeps import SweepSettings, redraw_faulty
 
 SELECTIONS = ("lowest", "boltzmann", "first")
+#: candidates that are drawn at once on a processor: their environments then stay in its cache
+_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -123,19 +125,28 @@ class DBMSweep:
                 self._draw_alike(part, columns[part, :n], light, gibbs)
 
     def _draw_alike(self, bead: torch.Tensor, columns: torch.Tensor, light: bool, gibbs: bool) -> None:
-        hyper, n_ensemble = self.network.hyper, self.sampling.n_ensemble
-        env = self.around.environment(bead, self.positions, self.there, hide_light=not light)
-        scene = Scene(self.tables, hyper.grid, env, self._orientations(len(bead)))
-        noise = torch.randn(columns.shape[1], len(bead) * n_ensemble, hyper.noise, generator=self.seed,
+        n_ensemble = self.sampling.n_ensemble
+        angle = self._orientations(len(bead))
+        noise = torch.randn(columns.shape[1], len(bead), n_ensemble, self.network.hyper.noise, generator=self.seed,
                             device=bead.device)
-        own_there = env.own_there if gibbs else env.own_there.scatter(1, columns, False)
-        for _ in place(self.network, scene, columns, own_there, noise):
-            pass
-        own = self.around.to_global(bead, scene.own_local())                          # (B, E, S, 3)
+        size = max(1, _ROWS // n_ensemble) if bead.device.type == "cpu" else len(bead)
+        own = torch.cat([self._own(*part, light, gibbs) for part in zip(
+            bead.split(size), columns.split(size), angle.split(size), noise.split(size, dim=1))])
         rows = torch.arange(len(bead), device=bead.device)
         kept = own[rows, self._choose(bead, columns, own, light)].gather(1, columns[..., None].expand(-1, -1, 3))
         atoms = self.tables.base.atoms_of_bead[bead].gather(1, columns)
         self.positions[atoms], self.there[atoms] = kept, True
+
+    def _own(self, bead: torch.Tensor, columns: torch.Tensor, angle: torch.Tensor, noise: torch.Tensor, light: bool,
+             gibbs: bool) -> torch.Tensor:
+        """All own atoms (B, E, S, 3), nm, as many as the largest bead has, with those of the sequences drawn anew."""
+        env = self.around.environment(bead, self.positions, self.there, hide_light=not light)
+        scene = Scene(self.tables, self.network.hyper.grid, env, angle)
+        own_there = env.own_there if gibbs else env.own_there.scatter(1, columns, False)
+        for _ in place(self.network, scene, columns, own_there, noise.flatten(1, 2)):
+            pass
+        own = self.around.to_global(bead, scene.own_local())
+        return torch.nn.functional.pad(own, (0, 0, 0, self.tables.base.atoms_of_bead.shape[1] - own.shape[2]))
 
     def _orientations(self, n_beads: int) -> torch.Tensor:
         n, device = self.sampling.n_ensemble, self.positions.device
