@@ -43,32 +43,41 @@ def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int
     return index, np.where(there[..., None], shift, 0.0)
 
 
-def within(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All other points, and images of them, within ``cutoff`` of each point.
+class Within:
+    """All other points, and images of them, within a cutoff of points that are asked for.
+
+    All pairs of a large system together would fill the memory.
 
     Parameters
     ----------
     positions, box, cutoff
         See :func:`nearest`; the box may be of any size.
-
-    Returns
-    -------
-    first : ndarray of int, shape (n + 1,)
-        Rows ``first[i]:first[i + 1]`` of the others belong to point i.
-    index : ndarray of int, shape (n_pairs,)
-    shift : ndarray, shape (n_pairs, 3), nm
-        ``positions[index] + shift`` is the image that is near.
     """
-    positions = np.asarray(positions, dtype=float)
-    wrapped, images, source = _images(positions, box, cutoff)
-    found = point_tree(wrapped).sparse_distance_matrix(point_tree(images), cutoff, output_type="ndarray")
-    i, image = found["i"], found["j"]
-    other = source[image] != i
-    order = np.argsort(i[other] * len(images) + image[other])
-    i, image = i[other][order], image[other][order]
-    index = source[image]
-    shift = (images[image] - wrapped[i]) - (positions[index] - positions[i])
-    return np.searchsorted(i, np.arange(len(positions) + 1)), index, shift
+
+    def __init__(self, positions: np.ndarray, box: np.ndarray | None, cutoff: float):
+        self.positions, self.cutoff = np.asarray(positions, dtype=float), cutoff
+        self._wrapped, self._images, self._source = _images(self.positions, box, cutoff)
+        self._tree = point_tree(self._images)
+
+    def of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Neighbours of ``points`` (m,), indices.
+
+        Returns
+        -------
+        row : ndarray of int, shape (n_pairs,)
+            Whose of ``points``, ascending.
+        index : ndarray of int, shape (n_pairs,)
+        shift : ndarray, shape (n_pairs, 3), nm
+            ``positions[index] + shift`` is the image that is near.
+        """
+        found = point_tree(self._wrapped[points]).sparse_distance_matrix(self._tree, self.cutoff, output_type="ndarray")
+        other = self._source[found["j"]] != points[found["i"]]
+        row, image = found["i"][other], found["j"][other]
+        order = np.lexsort((image, row))
+        row, image = row[order], image[order]
+        point, index = points[row], self._source[image]
+        shift = (self._images[image] - self._wrapped[point]) - (self.positions[index] - self.positions[point])
+        return row, index, shift
 
 
 def _images(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, ...]:

@@ -16,7 +16,7 @@ from openmm_backmap.energy.neighbours import minimum_image
 from openmm_backmap.energy.nonbonded import ONE_4PI_EPS0, Nonbonded, lennard_jones
 from openmm_backmap.energy.terms import KINDS, distances
 from openmm_backmap.environments.voxels import VoxelTables
-from openmm_backmap.geometry.neighbours import within
+from openmm_backmap.geometry.neighbours import Within
 from openmm_backmap.units import GAS_CONSTANT
 
 #: no atom lies farther from its bead; neighbours are looked for accordingly
@@ -102,9 +102,7 @@ class BeadEnergies:
         self.box = None if box is None else torch.as_tensor(box, dtype=dtype, device=tables.device)
         self.centre = torch.as_tensor(beads, dtype=dtype, device=tables.device)
         periodic = any(part.settings.periodic for part in energy.nonbonded)
-        first, index, shift = within(beads, box if periodic else None, self.cutoff + 2 * REACH_NM)
-        self._first, self._neighbour = (torch.as_tensor(t, device=tables.device) for t in (first, index))
-        self._shift = torch.as_tensor(shift, dtype=dtype, device=tables.device)
+        self._near = Within(beads, box if periodic else None, self.cutoff + 2 * REACH_NM)
 
     def _incidence(self, atoms: torch.Tensor) -> _Incidence:
         base = self.tables.base
@@ -188,12 +186,14 @@ class BeadEnergies:
     def _around(self, placed: Placement, moved: torch.Tensor):
         """Atoms (B, K) of other beads that a candidate may see, where they are (B, K, 3), seen from the bead, and
         whether there are any. An atom may be there several times: as its images."""
-        bead = placed.bead
-        row, counts = self._first[bead], self._first[bead + 1] - self._first[bead]
-        there = torch.arange(int(counts.max()) if len(counts) else 0, device=bead.device) < counts[:, None]
-        row = torch.where(there, row[:, None] + there.cumsum(1) - 1, 0)
-        atoms = self.tables.base.atoms_of_bead[self._neighbour[row]]                           # (B, M, S)
-        vectors = placed.positions[atoms.clamp(min=0)] + (self._shift[row] - self.centre[bead][:, None])[:, :, None]
+        bead, device = placed.bead, placed.bead.device
+        row, index, shift = (torch.as_tensor(t, device=device) for t in self._near.of(bead.cpu().numpy()))
+        counts = torch.bincount(row, minlength=len(bead))
+        there = torch.arange(int(counts.max()), device=device) < counts[:, None]
+        neighbour, image = index.new_zeros(there.shape), self.centre.new_zeros(*there.shape, 3)
+        neighbour[there], image[there] = index, shift.to(image.dtype)
+        atoms = self.tables.base.atoms_of_bead[neighbour]                                      # (B, M, S)
+        vectors = placed.positions[atoms.clamp(min=0)] + (image - self.centre[bead][:, None])[:, :, None]
         reach = self.cutoff + moved.detach().norm(dim=-1).amax((1, 2))
         near = there[..., None] & (atoms >= 0) & (vectors.square().sum(-1) < reach[:, None, None].square())
         chosen, there = _packed(near.flatten(1))
