@@ -34,8 +34,9 @@ processor."""
 _PUBLISHED_S, _PUBLISHED_ATOMS = 8300, 5832
 _PUBLISHED = f"""The authors' public code, on two cores of such a machine with its network of 64 channels and 64
 orientations, took 1.6 to 2.3 s for the sequence of a bead; 720 sequences a pass and six passes (two Gibbs sweeps, heavy
-atoms and hydrogens) come to about {_PUBLISHED_S:,} s for {_PUBLISHED_ATOMS:,} atoms. The networks here have 16 and 48
-channels; a candidate is an orientation with noise of its own."""
+atoms and hydrogens) come to about {_PUBLISHED_S:,} s for {_PUBLISHED_ATOMS:,} atoms. The network here has 48 channels
+on a grid of half as many cells along an edge, and none on the full one, which is a large part of the difference; a
+candidate is an orientation with noise of its own."""
 
 
 def write_page(found: dict, docs: Path) -> None:

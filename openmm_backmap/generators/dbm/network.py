@@ -1,8 +1,9 @@
 """Generator and critic: 3D residual convolutions (thesis fig. A.1).
 
-The generator encodes the environment with one pooling layer; noise and the type of the atom join at the embedding, and
-a decoder with one upsampling layer ends in a density over the cells or in a point. The critic embeds the environment
-and the atom's density together.
+The generator encodes the environment on a grid of half as many cells along an edge; noise and the type of the atom join
+at the embedding, and a decoder ends in a density over all cells or in a point. The critic embeds the environment and
+the atom's density together. With a stem, the ways to the coarser grid and back are those published: convolutions on the
+full grid, with a pooling and an upsampling layer. Without one, a layer makes one cell of eight, another eight of one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class DBMHyperparameters:
     Parameters
     ----------
     stem, width : int
-        Channels on the full grid, and on the pooled one, where most of the work is done. A stem of 0 does without
-        convolutions on the full grid, which take half of the time: eight cells are one of the pooled grid at once.
+        Channels on the full grid, and on the coarser one. A stem of 0 does without convolutions on the full grid, which
+        would take half of the time.
     blocks : int
         Residual blocks of the encoder, of the decoder, and twice as many of the critic.
     noise : int
@@ -46,9 +47,9 @@ class DBMHyperparameters:
         See :class:`~openmm_backmap.environments.voxels.VoxelGrid`.
     """
 
-    stem: int = 16
+    stem: int = 0
     width: int = 48
-    blocks: int = 2
+    blocks: int = 1
     noise: int = 32
     groups: int = 1
     head: str = "density"
@@ -68,7 +69,7 @@ class DBMHyperparameters:
         return math.radians(self.turn_deg) * (share % 1.0)
 
 
-#: sizes by name: ``small`` for one CPU core, ``published`` as the authors' (64 channels, twice as many where pooled)
+#: sizes by name: ``small`` for one CPU core, ``published`` as the authors' (64 channels, 128 on the coarser grid)
 PRESETS = {"small": {}, "published": {"stem": 64, "width": 128, "blocks": 2, "noise": 64}}
 
 
