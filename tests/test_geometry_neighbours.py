@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.neighbours import Within, nearest
 from openmm_backmap.geometry.periodic import reduce_box
 
@@ -80,6 +81,12 @@ def test_all_within_a_cutoff_by_brute_force(box, n, cutoff, seed):
         assert not (index[row == k] == i).any()
     moved = shift @ np.linalg.inv(np.eye(3) if box is None else box)
     assert moved == pytest.approx(np.round(moved), abs=1e-9)
+
+
+@pytest.mark.parametrize("edge", [0.0999, 1e-9])
+def test_no_end_of_images(edge):
+    with pytest.raises(InputError, match="too small for neighbours within 1 nm"):
+        Within(np.zeros((2, 3)), np.diag([3.0, edge, 3.0]), 1.0)
 
 
 def test_strongly_triclinic_box():

@@ -1,7 +1,10 @@
+import struct
+
 import numpy as np
 import pytest
 
 from openmm_backmap.errors import InputError
+from openmm_backmap.io.cut_off import whole_frames
 from openmm_backmap.io.readers import open_cg
 
 ATOMS = [("PS1", 1, "B1"), ("PS1", 1, "S1"), ("HIS", 2, "B1"), ("CA", 2, "1HB")]
@@ -157,6 +160,13 @@ def test_trajectories_that_are_cut_off(saved, box):
         for selection in (dict(), dict(last=4), dict(first=3)):
             with pytest.raises(InputError, match="cut off in frame 4"):
                 source.frames(**selection)
+
+
+def test_frames_of_no_size(tmp_path):
+    """A header that says that a frame ends where it begins, or before."""
+    path = write(tmp_path, "a.trr", "")
+    path.write_bytes(struct.pack(">2i16x10i3i2f", 1993, 13, -84, *[0] * 9, 1, 0, 0, 0.0, 0.0) * 3)
+    assert whole_frames(path) == (0, path.stat().st_size)
 
 
 def test_frame_selection(tmp_path, x):

@@ -6,7 +6,11 @@ import itertools
 
 import numpy as np
 
+from openmm_backmap.errors import InputError
 from openmm_backmap.geometry.plain import point_tree
+
+#: in a direction, to either side: a bound on time and memory
+_MOST_IMAGES = 10
 
 
 def nearest(positions: np.ndarray, box: np.ndarray | None, cutoff: float, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +55,12 @@ class Within:
     Parameters
     ----------
     positions, box, cutoff
-        See :func:`nearest`; the box may be of any size.
+        See :func:`nearest`; the box may be narrower than the cutoff, down to a tenth of it.
+
+    Raises
+    ------
+    InputError
+        Where it is narrower still.
     """
 
     def __init__(self, positions: np.ndarray, box: np.ndarray | None, cutoff: float):
@@ -89,6 +98,9 @@ def _images(positions: np.ndarray, box: np.ndarray | None, cutoff: float) -> tup
     fractional = (positions @ inverse) % 1.0
     wrapped = fractional @ box
     margin = cutoff * np.linalg.norm(inverse, axis=0)
+    if not margin.max() <= _MOST_IMAGES:
+        raise InputError(f"the box is {cutoff / margin.max():.3g} nm across: too small for neighbours within "
+                         f"{cutoff:g} nm")
     points, source = [wrapped], [np.arange(len(positions))]
     for cell in itertools.product(*(range(-n, n + 1) for n in np.maximum(np.ceil(margin), 1).astype(int))):
         if cell == (0, 0, 0):

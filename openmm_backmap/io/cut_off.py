@@ -19,7 +19,7 @@ def whole_frames(path: Path) -> tuple[int, int]:
     size, n, at = path.stat().st_size, 0, 0
     end_of = {".xtc": _xtc_end, ".trr": _trr_end}[path.suffix.lower()]
     with open(path, "rb") as file:
-        while at < size and (end := end_of(file, at)) <= size:
+        while at < size and at < (end := end_of(file, at)) <= size:
             n, at = n + 1, end
     return n, size - at
 
