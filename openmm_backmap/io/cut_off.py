@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-_XTC, _TRR = 1995, 1993
 #: molecules so small are not compressed
 _XTC_PLAIN = 9
 

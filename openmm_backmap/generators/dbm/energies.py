@@ -188,8 +188,7 @@ class BeadEnergies:
         whether there are any. An atom may be there several times: as its images."""
         bead, device = placed.bead, placed.bead.device
         row, index, shift = (torch.as_tensor(t, device=device) for t in self._near.of(bead.cpu().numpy()))
-        counts = torch.bincount(row, minlength=len(bead))
-        there = torch.arange(int(counts.max()), device=device) < counts[:, None]
+        there = _filled(row, len(bead))
         neighbour, image = index.new_zeros(there.shape), self.centre.new_zeros(*there.shape, 3)
         neighbour[there], image[there] = index, shift.to(image.dtype)
         atoms = self.tables.base.atoms_of_bead[neighbour]                                      # (B, M, S)
@@ -220,13 +219,17 @@ def _distances_between(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _packed(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns (B, width) of what is ``chosen`` (B, N) of each row, and which of them count: others fill up the row."""
-    column = chosen.nonzero(as_tuple=True)[1]
-    counts = chosen.sum(1)
-    slot = torch.arange(int(counts.max()) if len(counts) else 0, device=chosen.device)
-    there = slot < counts[:, None]
+    row, column = chosen.nonzero(as_tuple=True)
+    there = _filled(row, len(chosen))
     packed = torch.zeros_like(there, dtype=torch.long)
     packed[there] = column
     return packed, there
+
+
+def _filled(row: torch.Tensor, n: int) -> torch.Tensor:
+    """Places (n, width), from the left, of what belongs to the rows ``row``, which ascend."""
+    counts = torch.bincount(row, minlength=n)
+    return torch.arange(int(counts.max()), device=row.device) < counts[:, None]
 
 
 def pick(energies: torch.Tensor, how: str, temperature_K: float, seed: torch.Generator | None = None) -> torch.Tensor:
